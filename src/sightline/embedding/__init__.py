@@ -1,0 +1,1 @@
+"""From text to vectors: instructions, tokens, batching, attention, encoder, pooling, dimensions; engine wires them."""

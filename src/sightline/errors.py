@@ -1,0 +1,98 @@
+"""Every error that Sightline raises on purpose.
+
+    SightlineError                 anything below (exit code 2: usage or configuration)
+    ├── UsageError                 an argument that can't be used; also a ValueError
+    │   ├── UnknownInstruction     a name that neither the model nor the caller defined
+    │   ├── DimensionError         a dimension that the model or the collection can't give
+    │   └── UnknownStore           a store URL that no store answers to
+    ├── MissingExtra               an optional dependency isn't installed; also an ImportError
+    ├── ModelError                 a model that can't be used as it is
+    │   └── ModelNotFound          no such folder, package or (reachable) hub model
+    ├── InputError                 a text that can't be embedded as asked; also a ValueError
+    │   ├── TextTooLong            beyond max_length while on_too_long="error"
+    │   └── NonFiniteEmbedding     the model gave NaN or infinity for a text
+    ├── EmbedderClosed             used after close()
+    ├── ContractMismatch           the collection was made by other eyes (exit code 3)
+    └── StoreError                 the store can't do what it was asked (exit code 4)
+        ├── CollectionNotFound     nothing was indexed there yet (exit code 2)
+        └── StoreLocked            another process holds it
+
+A message says what was found, what is allowed and what to type next. `exit_code` is what the command line returns.
+"""
+
+from __future__ import annotations
+
+
+class SightlineError(Exception):
+    """Base of every error that Sightline raises on purpose."""
+
+    exit_code = 2
+
+
+class UsageError(SightlineError, ValueError):
+    """An argument that can't be used."""
+
+
+class UnknownInstruction(UsageError):
+    """An instruction name that neither the model nor the caller defined."""
+
+
+class DimensionError(UsageError):
+    """A dimension that the model or the collection can't give."""
+
+
+class UnknownStore(UsageError):
+    """A store URL that no store answers to."""
+
+
+class MissingExtra(SightlineError, ImportError):
+    """An optional dependency that isn't installed."""
+
+    def __init__(self, what: str, *, package: str, extra: str) -> None:
+        super().__init__(f"{what} needs {package!r}, which isn't installed. Install it with: pip install 'sightline[{extra}]'")
+
+
+class ModelError(SightlineError):
+    """A model that can't be used as it is."""
+
+
+class ModelNotFound(ModelError):
+    """No such folder, package or reachable hub model."""
+
+
+class InputError(SightlineError, ValueError):
+    """A text that can't be embedded as asked."""
+
+
+class TextTooLong(InputError):
+    """A text beyond the maximum length while `on_too_long="error"`."""
+
+
+class NonFiniteEmbedding(InputError):
+    """The model gave NaN or infinity for a text."""
+
+
+class EmbedderClosed(SightlineError):
+    """The embedder was used after `close()`."""
+
+
+class ContractMismatch(SightlineError):
+    """The collection was made by an embedder that sees differently."""
+
+    exit_code = 3
+
+
+class StoreError(SightlineError):
+    """The store can't be reached or can't do what it was asked."""
+
+    exit_code = 4
+
+
+class CollectionNotFound(StoreError):
+    """The store has no such collection yet."""
+
+    exit_code = 2
+
+
+class StoreLocked(StoreError):
+    """Another process holds the store."""

@@ -1,0 +1,205 @@
+"""What flows between the stages. Plain data: no behaviour beyond checks, no imports from the rest of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Metadata: TypeAlias = Mapping[str, Any]
+
+
+class Role(StrEnum):
+    """The line of sight of a text: a query looks with an instruction, a document is looked at as it is."""
+
+    QUERY = "query"
+    DOCUMENT = "document"
+
+
+class Priority(IntEnum):
+    """Which submission the device serves first; lower goes first."""
+
+    INTERACTIVE = 0
+    BULK = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """A free instruction, said outright, so that it can't be taken for a name."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """A text as the model reads it: prompt and special tokens included.
+
+    Args:
+        ids: Token ids of the model's own tokenizer.
+        prompt_length: How many leading ids belong to the prompt (only pooling without the prompt needs it).
+    """
+
+    ids: Sequence[int]
+    prompt_length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderIdentity:
+    """What an embedder is, as far as it knows without loading weights; None is "can't be known".
+
+    Args:
+        model: Name, for people.
+        revision: Revision, for people.
+        fingerprint: Hash over tokenizer, configuration and samples of the weights. Equal means equal.
+        native_dimensions: Length of an uncut vector.
+        pooling: Name of the pooling, e.g. "lasttoken".
+        document_prompt: What is put before every document; "" is nothing.
+        query_prompt: What is put before a query by default; "" is nothing.
+        max_length: Longest input in tokens.
+    """
+
+    model: str
+    revision: str | None
+    fingerprint: str | None
+    native_dimensions: int
+    pooling: str | None
+    document_prompt: str | None
+    query_prompt: str | None
+    max_length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingProgress:
+    """How far one embedding call is. Counts are of this call only."""
+
+    texts_done: int
+    texts_total: int
+    tokens_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingStats:
+    """What an embedder has done since it was made. Truncation is never silent: it is counted here and logged.
+
+    `dropped_tokens` is exact unless `dropped_tokens_estimated`: very long texts aren't tokenised beyond what is kept.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    batches: int = 0
+    truncated_texts: int = 0
+    dropped_tokens: int = 0
+    dropped_tokens_estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One readable thing of a knowledge base.
+
+    Args:
+        source: `root-name/relative/posix/path`, the document's identity.
+        text: The text as the reader gave it; chunk offsets count its characters.
+        format: How the chunker reads it: "markdown", "rst" or "text".
+        reader: Name and version of the reader, e.g. "markdown/1".
+        content_hash: Hash of the bytes it was read from.
+        metadata: What the user said of it.
+    """
+
+    source: str
+    text: str
+    format: str = "text"
+    reader: str = "text/1"
+    content_hash: str = ""
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFile:
+    """A file that could not be read, and why. Nothing is skipped in silence."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document: `document.text[start:end] == text`.
+
+    `num_tokens` counts the model's own tokens without special tokens (an estimate where the embedder has no tokenizer).
+    """
+
+    text: str
+    start: int
+    end: int
+    heading_path: tuple[str, ...]
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The commit of a document: its presence in a collection means that the document is wholly there."""
+
+    source: str
+    document_hash: str
+    num_chunks: int
+    settings: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a store keeps beside a vector. `head` is set on a document's first chunk only."""
+
+    id: str
+    text: str
+    source: str
+    metadata: Metadata
+    head: Head | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A search result. `score` is the cosine similarity on every store."""
+
+    id: str
+    score: float
+    text: str
+    source: str
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class IndexProgress:
+    """How far an index run is."""
+
+    stage: str
+    files_done: int
+    files_total: int | None
+    chunks_embedded: int
+    chunks_written: int
+    tokens_embedded: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class IndexSummary:
+    """What an index run did."""
+
+    documents: int
+    documents_unchanged: int
+    documents_failed: int
+    chunks: int
+    chunks_embedded: int
+    chunks_deleted: int
+    tokens_embedded: int
+    truncated_texts: int
+    seconds: float
+    skipped: tuple[SkippedFile, ...] = ()
+
+
+OnEmbeddingProgress: TypeAlias = Callable[[EmbeddingProgress], None]
+OnIndexProgress: TypeAlias = Callable[[IndexProgress], None]

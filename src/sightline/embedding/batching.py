@@ -1,0 +1,66 @@
+"""tokens -> packed batches: which texts share one pass. Pure arithmetic on token counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+# Deterministic packs: a text of at most this many tokens -> rows of its pack. A text's class depends on its own length only,
+# so its matrix products always have the same number of rows, and with them the same bits. A short text doesn't pay for 2,048.
+_SIZE_CLASSES = ((64, 256), (512, 2048))
+_LARGE = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How batches are filled.
+
+    Args:
+        max_batch_tokens: Token budget of one pass; a single longer text goes alone.
+        packs: Sequences lie back to back; False pads them to the longest.
+        deterministic: A text's vector may not depend on what it is batched with.
+    """
+
+    max_batch_tokens: int
+    packs: bool = True
+    deterministic: bool = False
+
+    def size_class(self, length: int) -> int:
+        """Rows of the deterministic pack that a text of `length` tokens belongs to."""
+        for longest, rows in _SIZE_CLASSES:
+            if length <= longest:
+                return rows
+        return -(-length // _LARGE) * _LARGE
+
+
+@dataclass(slots=True)
+class Filling:
+    """A batch while it is being filled: what it holds so far and what it still admits."""
+
+    policy: BatchPolicy
+    lengths: list[int] = field(default_factory=list)
+    total: int = 0
+    longest: int = 0
+
+    def admits(self, length: int) -> bool:
+        """Whether a text of `length` tokens may join. The first one always may."""
+        if not self.lengths:
+            return True
+        if self.policy.deterministic:
+            rows = self.policy.size_class(self.lengths[0])
+            return self.policy.packs and self.policy.size_class(length) == rows and self.total + length <= rows
+        if self.policy.packs:
+            return self.total + length <= self.policy.max_batch_tokens
+        return max(self.longest, length) * (len(self.lengths) + 1) <= self.policy.max_batch_tokens
+
+    def add(self, length: int) -> None:
+        """Take a text of `length` tokens in."""
+        self.lengths.append(length)
+        self.total += length
+        self.longest = max(self.longest, length)
+
+    @property
+    def filler(self) -> int:
+        """Tokens to add behind the texts so that a deterministic pack has its fixed number of rows."""
+        if not (self.policy.deterministic and self.policy.packs):
+            return 0
+        return self.policy.size_class(self.lengths[0]) - self.total

@@ -1,0 +1,127 @@
+"""hidden states -> pooled: one float32 vector a text, through the modules behind the transformer.
+
+Works on packed hidden states `(tokens, hidden)` with a length a text, whichever path the encoder took. All sums are float32 and
+run in a text's own order, so a vector doesn't depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sightline.embedding.models import DenseSpec, HeadSpec, LayerNormSpec, PoolingSpec
+from sightline.errors import ModelError
+
+
+class Pooler:
+    """Pooling and what follows it, for one model on one device."""
+
+    def __init__(self, pooling: PoolingSpec, head: Sequence[HeadSpec], device: torch.device) -> None:
+        self._pooling = pooling
+        self._head = [_module(spec).to(device).float().eval() for spec in head]
+
+    def __call__(self, hidden: Tensor, lengths: Sequence[int], prompt_lengths: Sequence[int]) -> Tensor:
+        """Pool packed texts. *Shapes:* hidden `(tokens, hidden)`, both lengths `(num_texts,)` -> float32 `(num_texts, dimensions)`.
+
+        Tokens behind the last text (filler) are ignored.
+        """
+        skipped = [0] * len(lengths) if self._pooling.include_prompt else [min(a, b - 1) for a, b in zip(prompt_lengths, lengths, strict=True)]
+        pooled = torch.cat([_pool(mode, hidden, lengths, skipped) for mode in self._pooling.modes], dim=1)
+        for module in self._head:
+            pooled = module(pooled)
+        return pooled
+
+
+def _pool(mode: str, hidden: Tensor, lengths: Sequence[int], skipped: Sequence[int]) -> Tensor:
+    counts = torch.tensor(lengths, dtype=torch.int64, device=hidden.device)
+    ends = counts.cumsum(0)
+    starts = ends - counts + torch.tensor(skipped, dtype=torch.int64, device=hidden.device)
+    if mode == "lasttoken":
+        return hidden[ends - 1].float()
+    if mode == "cls":
+        return hidden[starts].float()
+    return _reduce(mode, *_kept(hidden, lengths, skipped))
+
+
+def _kept(hidden: Tensor, lengths: Sequence[int], skipped: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The tokens that count, how many a text, and their positions (from 1) in their text."""
+    counts = torch.tensor(lengths, dtype=torch.int64, device=hidden.device)
+    skip = torch.tensor(skipped, dtype=torch.int64, device=hidden.device)
+    total = sum(lengths)
+    starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts, output_size=total)
+    position = torch.arange(total, device=hidden.device) - starts
+    tokens = hidden[:total].float()
+    if any(skipped):
+        keep = position >= torch.repeat_interleave(skip, counts, output_size=total)
+        tokens, position, counts = tokens[keep], position[keep], counts - skip
+    return tokens, counts, position + 1
+
+
+def _reduce(mode: str, tokens: Tensor, counts: Tensor, position: Tensor) -> Tensor:
+    if mode == "max":
+        return torch.segment_reduce(tokens, "max", lengths=counts, axis=0)
+    if mode == "weightedmean":
+        weights = position.float()[:, None]
+        total = torch.segment_reduce(weights, "sum", lengths=counts, axis=0)
+        return torch.segment_reduce(tokens * weights, "sum", lengths=counts, axis=0) / total
+    total = torch.segment_reduce(tokens, "sum", lengths=counts, axis=0)
+    divisor = counts.float()[:, None]
+    return total / (divisor.sqrt() if mode == "mean_sqrt_len_tokens" else divisor)
+
+
+def _module(spec: HeadSpec) -> nn.Module:
+    if isinstance(spec, DenseSpec):
+        return _Dense(spec)
+    if isinstance(spec, LayerNormSpec):
+        norm = nn.LayerNorm(spec.dimensions)
+        _load(norm, spec.weights, prefix="norm.")
+        return norm
+    return _Normalize()
+
+
+class _Normalize(nn.Module):
+    def forward(self, vectors: Tensor) -> Tensor:
+        return nn.functional.normalize(vectors, dim=1)
+
+
+class _Dense(nn.Module):
+    def __init__(self, spec: DenseSpec) -> None:
+        super().__init__()
+        self.linear = nn.Linear(spec.in_features, spec.out_features, bias=spec.bias)
+        self.activation = _activation(spec)
+        self.adds_input = spec.residual
+        self.residual = (
+            nn.Linear(spec.in_features, spec.out_features, bias=False)
+            if spec.residual and spec.in_features != spec.out_features
+            else nn.Identity()
+        )
+        _load(self, spec.weights)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        result: Tensor = self.activation(self.linear(vectors))
+        return result + self.residual(vectors) if self.adds_input else result
+
+
+def _activation(spec: DenseSpec) -> nn.Module:
+    """torch's own activation classes only: a name from a model folder imports nothing else."""
+    module, _, name = spec.activation.rpartition(".")
+    if module.split(".")[:2] != ["torch", "nn"]:
+        raise ModelError(f"{spec.weights.parent}: the activation {spec.activation!r} isn't torch's own; Sightline runs no other code.")
+    kind: Any = getattr(importlib.import_module(module), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ModelError(f"{spec.weights.parent}: torch has no activation {spec.activation!r}.")
+    return kind()
+
+
+def _load(module: nn.Module, path: Path, prefix: str = "") -> None:
+    tensors = {name.removeprefix(prefix): tensor.float() for name, tensor in load_file(path).items()}
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{path} doesn't fit its config.json: {error}") from error

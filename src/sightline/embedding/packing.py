@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -34,14 +35,31 @@ _FLOAT32_FLOOR = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
+class Positions:
+    """How a model numbers a text's tokens: from `first`, and with `still_id` (RoBERTa's padding id) the number of such a token is
+    `first - 1` and the next one doesn't count it. A literal `<pad>` in a text makes the difference."""
+
+    first: int = 0
+    still_id: int | None = None
+
+    def of(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Positions of packed `ids`, beginning anew with each text. *Shape:* `(tokens,)`."""
+        counted = np.ones_like(ids) if self.still_id is None else (ids != self.still_id).astype(np.int64)
+        running = np.concatenate([[0], np.cumsum(counted)])
+        starts = np.cumsum(lengths) - lengths
+        return (running[1:] - np.repeat(running[starts], lengths)) * counted + self.first - 1
+
+
+@dataclass(frozen=True, slots=True)
 class Packing:
-    """The verdict: whether texts are packed, why not if not, and the number of a text's first position."""
+    """The verdict: whether texts are packed, why not if not, and how their positions are numbered."""
 
     packs: bool
     reason: str
-    position_offset: int = 0
+    positions: Positions = Positions()
 
 
+@torch.inference_mode()
 def check_packing(model: Any) -> Packing:
     """Decide for a loaded transformers model; leaves it with the attention that the verdict calls for."""
     reference = model.config._attn_implementation
@@ -52,17 +70,14 @@ def check_packing(model: Any) -> Packing:
     return verdict
 
 
-def forward_packed(model: Any, ids: Tensor, lengths: list[int], position_offset: int) -> Tensor:
+def forward_packed(model: Any, ids: npt.NDArray[np.int64], lengths: list[int], positions: Positions, device: torch.device) -> Tensor:
     """One pass over packed texts. *Shapes:* ids `(tokens,)` -> hidden `(tokens, hidden)`."""
-    device = ids.device
     counts = np.asarray(lengths, dtype=np.int64)
-    ends = np.cumsum(counts)
-    positions = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts) + position_offset
-    cu_seq_lens = to_device(np.concatenate([[0], ends]).astype(np.int32), device)
+    cu_seq_lens = to_device(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32), device)
     longest = int(counts.max())
     output = model(
-        input_ids=ids[None],
-        position_ids=to_device(positions, device)[None],
+        input_ids=to_device(ids, device)[None],
+        position_ids=to_device(positions.of(ids, counts), device)[None],
         attention_mask=None,
         cu_seq_lens_q=cu_seq_lens,
         cu_seq_lens_k=cu_seq_lens,
@@ -95,15 +110,16 @@ def _verdict(model: Any, reference: str) -> Packing:
     if window is not None and window <= _LONGEST_PROBE:
         lengths[0] = window + 9
     texts = [_random_ids(model, length, seed) for seed, length in enumerate(lengths)]
-    offset, alone = _alone(model, texts)
+    texts[0][3] = _pad_id(model)  # a padding id within a text shows whether it holds positions still
+    positions, alone = _alone(model, texts)
     try:
         model.set_attn_implementation(attention.NAME)
         with attention.count_calls() as calls:
-            packed = _pack(model, texts, offset)
+            packed = _pack(model, texts, positions)
         layers = _num_layers(model.config)
         if calls.total != layers:
             return Packing(False, f"attention was called {calls.total} times for {layers} layers")
-        changed = _pack(model, [texts[0], _random_ids(model, lengths[1], seed=99), texts[2]], offset)
+        changed = _pack(model, [texts[0], _random_ids(model, lengths[1], seed=99), texts[2]], positions)
     except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
         return Packing(False, f"packed attention refused: {error}")
     if not (torch.equal(packed[0], changed[0]) and torch.equal(packed[2], changed[2])):
@@ -112,16 +128,16 @@ def _verdict(model: Any, reference: str) -> Packing:
     distance = max(float((a.float() - b.float()).abs().max()) for a, b in zip(packed, alone, strict=True))
     if not distance <= tolerance:
         return Packing(False, f"packed and alone differ by {distance:.2g} (allowed {tolerance:.2g})")
-    return Packing(True, "packed", offset)
+    return Packing(True, "packed", positions)
 
 
-def _pack(model: Any, texts: list[Tensor], offset: int) -> list[Tensor]:
+def _pack(model: Any, texts: list[npt.NDArray[np.int64]], positions: Positions) -> list[Tensor]:
     lengths = [len(text) for text in texts]
-    return list(forward_packed(model, torch.cat(texts), lengths, offset).split(lengths))
+    return list(forward_packed(model, np.concatenate(texts), lengths, positions, _device(model)).split(lengths))
 
 
-def _alone(model: Any, texts: list[Tensor]) -> tuple[int, list[Tensor]]:
-    """The position offset, and the reference hidden states of each text by itself."""
+def _alone(model: Any, texts: list[npt.NDArray[np.int64]]) -> tuple[Positions, list[Tensor]]:
+    """How positions are numbered, and the reference hidden states of each text by itself."""
     seen: list[Tensor] = []
 
     def note(_: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -134,24 +150,27 @@ def _alone(model: Any, texts: list[Tensor]) -> tuple[int, list[Tensor]]:
         for hook in hooks:
             hook.remove()
     hidden += [_reference(model, text) for text in texts[1:]]
-    return _offset(seen, len(texts[0])), hidden
+    return _positions(seen, texts[0], _pad_id(model)), hidden
 
 
-def _offset(seen: list[Tensor], length: int) -> int:
-    """An embedding that was asked for k, k+1, k+2, ... counts positions from k; none means rotary, from 0."""
-    for ids in seen:
-        row = ids.reshape(-1)[:length].cpu()
-        if len(row) == length and torch.equal(row - row[0], torch.arange(length)):
-            return int(row[0])
-    return 0
+def _positions(seen: list[Tensor], ids: npt.NDArray[np.int64], pad_id: int) -> Positions:
+    """An embedding that was asked for k, k+1, k+2, ... numbers positions from k; none means rotary, from 0."""
+    for asked in seen:
+        row = asked.reshape(-1)[: len(ids)].cpu().numpy()
+        for still_id in (None, pad_id):
+            positions = Positions(int(row[0]), still_id)
+            if np.array_equal(row, positions.of(ids, np.array([len(ids)]))):
+                return positions
+    return Positions()
 
 
-def _reference(model: Any, ids: Tensor) -> Tensor:
-    hidden: Tensor = model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None], **no_cache(model)).last_hidden_state[0]
+def _reference(model: Any, text: npt.NDArray[np.int64]) -> Tensor:
+    ids = to_device(text, _device(model))[None]
+    hidden: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **no_cache(model)).last_hidden_state[0]
     return hidden
 
 
-def _tolerance(model: Any, texts: list[Tensor], alone: list[Tensor], reference: str) -> float:
+def _tolerance(model: Any, texts: list[npt.NDArray[np.int64]], alone: list[Tensor], reference: str) -> float:
     scale = max(float(hidden.float().abs().max()) for hidden in alone)
     other = "eager" if reference != "eager" else "sdpa"
     try:
@@ -164,11 +183,19 @@ def _tolerance(model: Any, texts: list[Tensor], alone: list[Tensor], reference: 
     return max(_NOISE_FACTOR * noise, floor * scale)
 
 
-def _random_ids(model: Any, length: int, seed: int) -> Tensor:
-    """Ids from the upper half of the vocabulary, where no padding id lies; never consecutive by design of the seed."""
+def _random_ids(model: Any, length: int, seed: int) -> npt.NDArray[np.int64]:
+    """Ids from the upper half of the vocabulary, where no padding id lies; never consecutive for these seeds."""
     vocabulary = int(_text_config(model.config).vocab_size)
-    ids = np.random.default_rng(seed).integers(vocabulary // 2, vocabulary, size=length)
-    return torch.from_numpy(ids).to(next(model.parameters()).device)
+    return np.random.default_rng(seed).integers(vocabulary // 2, vocabulary, size=length)
+
+
+def _pad_id(model: Any) -> int:
+    return int(getattr(_text_config(model.config), "pad_token_id", None) or 0)
+
+
+def _device(model: Any) -> torch.device:
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
 def _text_config(config: Any) -> Any:

@@ -1,0 +1,159 @@
+"""What every store checks before it writes anything, so that all of them refuse alike."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sightline.errors import CollectionNotFound, DimensionError, StoreError, UsageError
+from sightline.types import FloatArray, Point
+
+RESERVED_PREFIX = "sightline_"
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_EXAMPLE_ID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
+_INT64 = range(-(2**63), 2**63)
+_ALLOWED = "str, int (64 bits), finite float, bool, None, and lists and dicts (with str keys) of them"
+
+
+def checked_points(points: Sequence[Point], vectors: FloatArray, dimensions: int) -> tuple[list[Point], FloatArray]:
+    """Return the points with plain JSON metadata and their vectors as float32 `(n, dimensions)`.
+
+    Raises:
+        UsageError: what a store could lose or garble: counts that differ, NaN, repeated ids, lone surrogates, odd metadata.
+    """
+    array = _finite_rows(vectors, dimensions, [f"point {point.id} of {point.source!r}" for point in points])
+    plain = [_checked_point(point) for point in points]
+    if len({point.id for point in plain}) != len(plain):
+        ids = [point.id for point in plain]
+        twice = next(one for one in ids if ids.count(one) > 1)
+        raise UsageError(f"The id {twice} occurs more than once in one upsert; give each point once.")
+    return plain, array
+
+
+def checked_query(vector: FloatArray, dimensions: int) -> FloatArray:
+    """Return a query vector as float32 `(dimensions,)`."""
+    if np.ndim(vector) != 1:
+        raise UsageError(f"A query is one vector of shape ({dimensions},); got an array of shape {np.shape(vector)}.")
+    row: FloatArray = _finite_rows(np.asarray(vector)[None, :], dimensions, ["the query"])[0]
+    return row
+
+
+def checked_ids(ids: Sequence[str]) -> list[str]:
+    """Return `ids` as they are; raise UsageError on one that isn't a UUID in its usual spelling."""
+    for one in ids:
+        _check_id(one)
+    return list(ids)
+
+
+def checked_limit(limit: int) -> int:
+    """Return `limit`; raise UsageError below 1."""
+    if isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit < 1:
+        raise UsageError(f"limit={limit!r} is out of range: a search returns at least 1 hit.")
+    return int(limit)
+
+
+def checked_dimensions(dimensions: int) -> int:
+    """Return the length of a new collection's vectors; raise DimensionError below 1."""
+    if isinstance(dimensions, bool) or not isinstance(dimensions, (int, np.integer)) or dimensions < 1:
+        raise DimensionError(f"dimensions={dimensions!r} is out of range: a collection's vectors have at least 1.")
+    return int(dimensions)
+
+
+def contract_json(contract: Mapping[str, Any]) -> str:
+    """The contract as JSON text; raise UsageError when it wouldn't come back as it is."""
+    try:
+        text = json.dumps(contract, allow_nan=False, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The contract is not JSON data: {error}.") from error
+    if json.loads(text) != contract:
+        raise UsageError("The contract would change on its way through JSON; use str keys, and lists instead of tuples.")
+    return text
+
+
+def collection_not_found(url: str) -> CollectionNotFound:
+    """The error of every operation on a collection that isn't there."""
+    return CollectionNotFound(f"There is no collection at {url}. Make one with: sightline index PATH --into {shlex.quote(url)}")
+
+
+def collection_exists(url: str) -> StoreError:
+    """The error of making a collection that is there already."""
+    return StoreError(f"There is a collection at {url} already; it can't be created again. Choose another name for a new one.")
+
+
+def store_closed(url: str) -> StoreError:
+    """The error of every operation after `close()`."""
+    return StoreError(f"The store {url} was closed; open it again with open_store({url!r}).")
+
+
+def _finite_rows(vectors: FloatArray, dimensions: int, names: list[str]) -> FloatArray:
+    given = np.asarray(vectors)
+    if given.ndim != 2 or given.dtype.kind != "f":
+        raise UsageError(f"Vectors are a float array (n, {dimensions}); got {given.dtype} of shape {given.shape}.")
+    if given.shape[0] != len(names):
+        raise UsageError(f"{len(names)} points came with {given.shape[0]} vectors; each point takes one.")
+    if given.shape[1] != dimensions:
+        raise DimensionError(f"The vectors have {given.shape[1]} dimensions; this collection takes {dimensions}.")
+    with np.errstate(over="ignore"):  # what float32 can't hold turns infinite, and is refused as such
+        array: FloatArray = np.ascontiguousarray(given, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if bad.size:
+        raise UsageError(f"The vector of {names[bad[0]]} holds NaN or infinity; every number must be finite.")
+    return array
+
+
+def _checked_point(point: Point) -> Point:
+    _check_id(point.id)
+    _check_text(point.source, point.source, "the source")
+    _check_text(point.text, point.source, "the text")
+    if point.head is not None and point.head.source != point.source:
+        raise UsageError(f"The head of {point.head.source!r} can't stand on a point of {point.source!r}.")
+    for key in point.metadata:
+        if isinstance(key, str) and key.startswith(RESERVED_PREFIX):
+            raise UsageError(
+                f"Metadata key {key!r} of {point.source!r} begins with {RESERVED_PREFIX!r}, which Sightline keeps for itself;"
+                " rename the key."
+            )
+    return replace(point, metadata=_plain(dict(point.metadata), point.source, "metadata"))
+
+
+def _check_id(one: str) -> None:
+    if not isinstance(one, str) or not _UUID.fullmatch(one):
+        raise UsageError(f"{one!r} is not a point id: ids are UUIDs in lower case with hyphens, e.g. {_EXAMPLE_ID}.")
+
+
+def _check_text(text: str, source: str, what: str) -> str:
+    if not isinstance(text, str):
+        raise UsageError(f"{what} of {source!r} is a {type(text).__name__}; it must be a str.")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{what} of {source!r} holds the lone surrogate {text[error.start]!r} at character {error.start}, which is no"
+                " valid Unicode; decode the file again, with errors='replace' if need be."
+            ) from error
+    return str(text)
+
+
+def _plain(value: Any, source: str, path: str) -> Any:
+    """A copy of `value` in plain JSON types (tuples become lists)."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _check_text(value, source, path)
+    if isinstance(value, int) and int(value) in _INT64:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, source, f"{path}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {_check_text(key, source, path): _plain(item, source, f"{path}[{key!r}]") for key, item in value.items()}
+    raise UsageError(f"{path} of {source!r} is {value!r} ({type(value).__name__}); a store keeps {_ALLOWED}.")

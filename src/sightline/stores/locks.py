@@ -1,0 +1,80 @@
+"""One writer per directory: a lock file that names its holder and that the system frees when the holder dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from sightline.errors import StoreError, StoreLocked
+
+LOCK_NAME = ".sightline.lock"
+
+if sys.platform == "win32":
+    import msvcrt
+
+    # Windows locks bytes against reading too: a byte far behind the text leaves the holder's name readable.
+    _BYTE = 1 << 30
+
+    def _try_lock(descriptor: int) -> None:
+        os.lseek(descriptor, _BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+    def _unlock(descriptor: int) -> None:
+        os.lseek(descriptor, _BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> None:
+        # flock, not lockf: lockf belongs to the process, so a second store in the same process would get it too.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory that exists. Taking or releasing it twice is fine."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / LOCK_NAME
+        self._descriptor: int | None = None
+
+    def acquire(self, url: str) -> None:
+        """Take the lock at once or raise StoreLocked, which names the holder."""
+        if self._descriptor is not None:
+            return
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise StoreError(f"{url} can't be locked: {error}. The directory must be writable.") from error
+        try:
+            _try_lock(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise StoreLocked(f"{url} is held by {self._holder()}. Wait until it is done or close it, then try again.") from error
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Free the lock. The file stays: removing it would race with whoever waits for it."""
+        if self._descriptor is None:
+            return
+        os.ftruncate(self._descriptor, 0)
+        _unlock(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def _holder(self) -> str:
+        try:
+            holder = json.loads(self._path.read_text(encoding="utf-8"))
+            pid, host = holder["pid"], holder["host"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"  # it holds the lock but hasn't written its name yet
+        return "another store object of this process" if pid == os.getpid() else f"process {pid} on {host}"

@@ -14,13 +14,14 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-# The collection is made anew, because MODEL may be another one than last time.
+# The collection is made anew, because MODEL may be another one than last time. The answer to the question in French is in English;
+# MiniLM, which is an English model, finds it through the words that the two share.
 demo: .venv/.quickstart  ## index the example knowledge base and ask it three questions (MODEL=name for another model)
 	@rm -rf demo-kb
 	$(BIN)/sightline index examples/knowledge_base --into edge:demo-kb --model $(MODEL)
-	$(BIN)/sightline search "what should I do when the generator will not start?" --in edge:demo-kb -k 3 --model $(MODEL)
-	$(BIN)/sightline search "where is the tide table calculated in code?" --in edge:demo-kb -k 3 --model $(MODEL)
-	$(BIN)/sightline search "apple cake recipe" --in edge:demo-kb -k 3 --model $(MODEL)
+	$(BIN)/sightline search "what can a guest who is allergic to nuts eat?" --in edge:demo-kb -k 3 --model $(MODEL)
+	$(BIN)/sightline search "how is the height of the tide computed in Python?" --in edge:demo-kb -k 3 --model $(MODEL)
+	$(BIN)/sightline search "problème du générateur diesel" --in edge:demo-kb -k 3 --model $(MODEL)
 
 test: .venv/.dev  ## run the quick tests
 	$(BIN)/python -m pytest -m "not slow"

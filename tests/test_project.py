@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,6 +235,12 @@ def test_a_service_is_pinned_checked_and_private(service: str) -> None:
     assert all(str(port).startswith("127.0.0.1:") for port in described["ports"])
 
 
+def test_compose_does_not_expand_the_variables_of_a_health_check() -> None:
+    """A dollar sign is doubled, so that the shell in the container sees it and compose doesn't."""
+    commands = json.dumps([service["healthcheck"] for service in services().values()])
+    assert "$" not in commands.replace("$$", "")
+
+
 def test_the_chroma_server_is_the_one_that_is_tested() -> None:
     """The server in the compose file and the client in the constraints have one version."""
     version = re.search(r"^chromadb==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
@@ -248,6 +255,13 @@ def test_the_example_knowledge_base_is_varied() -> None:
     assert kinds.total() >= 36
     assert kinds[".txt"] >= 6
     assert kinds[".html"] >= 4
+
+
+@pytest.mark.parametrize("script", ["CJK UNIFIED", "HIRAGANA", "HANGUL", "ARABIC", "DEVANAGARI"])
+def test_the_example_knowledge_base_is_in_many_scripts(script: str) -> None:
+    """The demo's documents are not only in Latin letters."""
+    characters = {character for file in KNOWLEDGE_BASE.rglob("*.*") for character in file.read_text(encoding="utf-8")}
+    assert any(unicodedata.name(character, "").startswith(script) for character in characters)
 
 
 def test_the_example_knowledge_base_keeps_its_tricky_files() -> None:

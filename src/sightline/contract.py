@@ -1,0 +1,231 @@
+"""The contract: what a collection was seen with, stored beside it and compared before anything is embedded.
+
+    vectors    differs -> refused: the collection's vectors and the embedder's can't be compared
+    chunks     differs -> documents are cut again, and only new texts are embedded
+    reading    never refused: what a searcher takes from here unless the caller says otherwise
+    probes     vectors of eight fixed texts in both roles, for embedders whose identity is unknown or another
+
+Identity has two levels. Equal fingerprints mean equal embedders and cost nothing to compare; otherwise the embedder looks at
+the probes and must agree. So a copy in other files passes, and a server with a wrong prompt or pooling doesn't.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from sightline.errors import ContractMismatch
+from sightline.protocols import Embedder
+from sightline.types import EmbedderIdentity, FloatArray
+
+FORMAT_VERSION = 1
+# bfloat16 on another device moves a probe by up to 0.001 in cosine; a wrong prompt, pooling or model by far more.
+PROBE_COSINE = 0.995
+PROBE_TEXTS = (
+    "tide",
+    "How do I restart the backup generator when it will not start?",
+    "The lighthouse keeper wrote down the wind, the swell and the height of the water three times a day, in ink, "
+    "and on the first of each month he copied the figures into a second book that went to the harbour office.",
+    "Der Schlüssel zum Maschinenraum hängt hinter der Tür; größere Arbeiten bitte vorher anmelden.",
+    "会议改到星期四下午三点，请提前把报告发给大家。",
+    "أين أجد جدول المد والجزر لهذا الأسبوع؟",
+    'def mean(values: list[float]) -> float:\n\treturn sum(values) / len(values)  # "values" is never empty\n',
+    "| step | °C | min |\n|------|----|-----|\n| knead | 24 | 10 |\n| bake 🍞 | 230 | 35 |\n",
+)
+
+# Field, the collection's value, the embedder's.
+_Difference: TypeAlias = tuple[str, object, object]
+_Part = TypeVar("_Part", bound="VectorPart | ChunkPart | ReadingDefaults")
+_REMEDY = (
+    "Leave out model and dimensions to use the collection's own, or index into another collection: "
+    "sightline index PATH --into OTHER_URL --model MODEL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VectorPart:
+    """What makes two vectors comparable; None is "couldn't be known"."""
+
+    dimensions: int
+    native_dimensions: int
+    fingerprint: str | None
+    pooling: str | None
+    document_prompt: str | None
+    embedded_text: str = "page_content"
+    distance: str = "cosine"
+    normalised: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPart:
+    """How the documents were cut when the collection was made."""
+
+    settings: str
+    chunk_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingDefaults:
+    """What a searcher uses unless told otherwise. `query_prompt` is the literal prompt; None is the embedder's own."""
+
+    model: str
+    revision: str | None
+    dimensions: int
+    query_prompt: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contract:
+    """The contract of one collection. `probes` is float32 `(16, dimensions)`: eight documents, then the same as queries."""
+
+    vectors: VectorPart
+    chunks: ChunkPart
+    reading: ReadingDefaults
+    probes: FloatArray
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data; the probes are float16, which moves their cosine by less than 1e-6."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "vectors": dataclasses.asdict(self.vectors),
+            "chunks": dataclasses.asdict(self.chunks),
+            "reading": dataclasses.asdict(self.reading),
+            "probes": base64.b64encode(self.probes.astype("<f2").tobytes()).decode("ascii"),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Contract:
+        """Read what `to_json` gave.
+
+        Raises:
+            ContractMismatch: A newer format, or no contract of Sightline at all.
+        """
+        version = data.get("format_version")
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise ContractMismatch(
+                f"The collection's contract has format version {version}; this Sightline reads up to {FORMAT_VERSION}. "
+                "Upgrade with: pip install --upgrade sightline"
+            )
+        try:
+            vectors = _part(VectorPart, data["vectors"])
+            probes = np.frombuffer(base64.b64decode(data["probes"], validate=True), dtype="<f2").astype(np.float32)
+            shaped = probes.reshape(2 * len(PROBE_TEXTS), vectors.dimensions)
+            return cls(vectors, _part(ChunkPart, data["chunks"]), _part(ReadingDefaults, data["reading"]), shaped)
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise ContractMismatch(
+                f"The collection's contract can't be read ({type(error).__name__}: {error}). "
+                "It may be damaged: restore it, or index again into another collection: sightline index PATH --into OTHER_URL"
+            ) from error
+
+
+def make_contract(
+    embedder: Embedder, settings: str, *, chunk_tokens: int | None = None, dimensions: int | None = None
+) -> Contract:
+    """The contract of a new collection that `embedder` writes; embeds the probes.
+
+    Args:
+        embedder: Who will embed the documents.
+        settings: Label of the chunk settings.
+        chunk_tokens: Largest chunk in tokens, to cut the same way next time.
+        dimensions: Length of the vectors; None is the embedder's.
+    """
+    length = embedder.dimensions if dimensions is None else dimensions
+    identity = embedder.identity()
+    vectors = VectorPart(length, identity.native_dimensions, identity.fingerprint, identity.pooling, identity.document_prompt)
+    reading = ReadingDefaults(identity.model, identity.revision, length, identity.query_prompt)
+    probes = probe(embedder, length, query_prompt=identity.query_prompt)
+    return Contract(vectors, ChunkPart(settings, chunk_tokens), reading, probes)
+
+
+def probe(embedder: Embedder, dimensions: int, *, query_prompt: str | None = None) -> FloatArray:
+    """How `embedder` sees the probe texts: float32 `(16, dimensions)`, eight as documents, then eight as queries."""
+    documents = embedder.embed_documents(PROBE_TEXTS, dimensions=dimensions)
+    return np.concatenate([documents, embed_with_prompt(embedder, PROBE_TEXTS, query_prompt, dimensions)])
+
+
+def embed_with_prompt(embedder: Embedder, queries: Sequence[str], prompt: str | None, dimensions: int) -> FloatArray:
+    """Queries behind the literal `prompt`, whatever the embedder's own default is; None is that default.
+
+    An embedder that knows the prompt by a name applies it itself, because only it can leave a prompt out of the pooling.
+    """
+    if prompt is None or prompt == embedder.identity().query_prompt:
+        return embedder.embed_queries(queries, dimensions=dimensions)
+    name = next((name for name, known in embedder.instructions.items() if known == prompt), None)
+    if name is not None:
+        return embedder.embed_queries(queries, instruction=name, dimensions=dimensions)
+    return embedder.embed_queries([prompt + query for query in queries], instruction="", dimensions=dimensions)
+
+
+def verify(contract: Contract, embedder: Embedder, *, dimensions: int | None = None) -> None:
+    """Raise ContractMismatch unless `embedder` sees as the collection was seen. Equal fingerprints embed nothing.
+
+    Args:
+        contract: The collection's.
+        embedder: Who wants to read or write it.
+        dimensions: Length that the caller insists on; None takes the collection's, if the embedder can give it.
+    """
+    identity = embedder.identity()
+    differing = _plain_differences(contract.vectors, identity, dimensions)
+    if differing:
+        raise _mismatch(differing)
+    if contract.vectors.fingerprint is not None and contract.vectors.fingerprint == identity.fingerprint:
+        return
+    seen = probe(embedder, contract.vectors.dimensions, query_prompt=contract.reading.query_prompt)
+    cosines = _cosines(contract.probes, seen)
+    if not (cosines >= PROBE_COSINE).all():  # written so that a NaN is refused too
+        raise _mismatch(_identity_differences(contract, identity), cosines)
+
+
+def _plain_differences(vectors: VectorPart, identity: EmbedderIdentity, dimensions: int | None) -> list[_Difference]:
+    ours = VectorPart(vectors.dimensions if dimensions is None else dimensions, 0, None, None, identity.document_prompt)
+    names = ["dimensions", "embedded_text", "distance", "normalised"]
+    if vectors.document_prompt is not None and identity.document_prompt is not None:
+        names.append("document_prompt")
+    differing = [(name, getattr(vectors, name), getattr(ours, name)) for name in names]
+    if identity.native_dimensions < vectors.dimensions:
+        differing.append(("native_dimensions", vectors.native_dimensions, identity.native_dimensions))
+    return [(name, theirs, mine) for name, theirs, mine in differing if theirs != mine]
+
+
+def _identity_differences(contract: Contract, identity: EmbedderIdentity) -> list[_Difference]:
+    pairs = [
+        ("model", contract.reading.model, identity.model),
+        ("revision", contract.reading.revision, identity.revision),
+        ("native_dimensions", contract.vectors.native_dimensions, identity.native_dimensions),
+        ("pooling", contract.vectors.pooling, identity.pooling),
+        ("fingerprint", _short(contract.vectors.fingerprint), _short(identity.fingerprint)),
+    ]
+    return [pair for pair in pairs if pair[1] != pair[2]]
+
+
+def _mismatch(differing: Sequence[_Difference], cosines: FloatArray | None = None) -> ContractMismatch:
+    lines = [f"  {field}: the collection has {theirs!r}, this embedder {ours!r}" for field, theirs, ours in differing]
+    if cosines is not None:
+        documents, queries = cosines.reshape(2, -1).min(axis=1)
+        lines.append(
+            f"  probe texts: cosine down to {documents:.3f} as documents and {queries:.3f} as queries; "
+            f"at least {PROBE_COSINE} is the same sight"
+        )
+    return ContractMismatch("\n".join(["The collection was made by an embedder that sees differently:", *lines, _REMEDY]))
+
+
+def _cosines(expected: FloatArray, actual: FloatArray) -> FloatArray:
+    """Row-wise cosine of two `(n, dimensions)` arrays -> `(n,)`."""
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    cosines: FloatArray = np.einsum("ij,ij->i", expected, actual) / np.maximum(norms, np.finfo(np.float32).tiny)
+    return cosines
+
+
+def _part(kind: type[_Part], data: Mapping[str, Any]) -> _Part:
+    """A part from its JSON object; a key that this version doesn't know is an error, because it might matter."""
+    return kind(**data)
+
+
+def _short(fingerprint: str | None) -> str | None:
+    return None if fingerprint is None else fingerprint[:12]

@@ -1,0 +1,310 @@
+"""document -> chunks: cut at headings, and within a section that is too long at places that its content alone decides. Pure.
+
+Where a section is cut depends on hashes of what stands there, so that cuts fall in place again after an edit.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import blake2b
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from sightline.errors import UsageError
+from sightline.indexing.structure import Outline, outline
+from sightline.protocols import Embedder
+from sightline.types import Chunk, Document
+
+MIN_CHUNK_TOKENS = 16
+DEFAULT_CHUNK_TOKENS = 512
+_CHUNKER = "sections/1"  # another number for any change that moves a cut: collections then know that they are out of date
+_CHARS_PER_TOKEN = 4  # where there is no tokenizer
+# A token longer than this is an unknown word or a rule of dashes; it counts once for each so many characters, and may be cut.
+_LONGEST_TOKEN = 128
+_SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]*_]*\s+|[。！？；][”』」）]*\s*""")
+_LINE_END = re.compile(r"[\r\n]\s*")
+_WORD_END = re.compile(r"\s+")
+
+
+class Level(IntEnum):
+    """What begins at a place where a section may be cut; the lower, the better the place."""
+
+    BLOCK = 0
+    PART = 1
+    SENTENCE = 2
+    LINE = 3
+    WORD = 4
+    TOKEN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSettings:
+    """How long a chunk may be, in the model's own tokens without special ones."""
+
+    max_tokens: int
+
+    def label(self) -> str:
+        """What a collection remembers of how its documents were cut."""
+        return f"{_CHUNKER}:{self.max_tokens}"
+
+
+def default_settings(embedder: Embedder, chunk_tokens: int | None = None) -> ChunkSettings:
+    """The settings that suit an embedder: 512 tokens, or what it can take where that is less.
+
+    Raises:
+        UsageError: `chunk_tokens` is out of the range that the embedder allows.
+    """
+    capacity = _capacity(embedder)
+    if chunk_tokens is None:
+        chunk_tokens = DEFAULT_CHUNK_TOKENS if capacity is None else min(DEFAULT_CHUNK_TOKENS, capacity)
+    if chunk_tokens < MIN_CHUNK_TOKENS or (capacity is not None and chunk_tokens > capacity):
+        allowed = f"{MIN_CHUNK_TOKENS} or more" if capacity is None else f"{MIN_CHUNK_TOKENS} to {capacity} with this model"
+        raise UsageError(f"A chunk can't have {chunk_tokens} tokens; allowed are {allowed}.")
+    return ChunkSettings(chunk_tokens)
+
+
+def chunk(document: Document, settings: ChunkSettings, embedder: Embedder) -> list[Chunk]:
+    """Chunks of a document in order: they cover its text but for the blank space between them, and none is too long.
+
+    A document of blank space only has none.
+    """
+    text = document.text
+    ruler = _Ruler.of(text, settings.max_tokens, embedder.token_spans(text))
+    found = outline(text, document.format)
+    cutter = _Cutter(text, ruler, found)
+    pieces = [
+        _Piece(start, end, section)
+        for section in _sections(text, found)
+        for start, end in cutter.cut(section.start, section.end, section.body, ruler.limit)
+    ]
+    return _checked(pieces, cutter, settings.max_tokens, embedder)
+
+
+def _capacity(embedder: Embedder) -> int | None:
+    empty = embedder.count_tokens([""])
+    if embedder.max_length is None:
+        return None
+    return embedder.max_length - (empty[0] if empty else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Section:
+    """`text[start:end]` under its headings; its own text begins at `body`."""
+
+    start: int
+    body: int
+    end: int
+    path: tuple[str, ...]
+
+
+def _sections(text: str, found: Outline) -> Iterator[_Section]:
+    """What lies between headings; a heading right above its first subheading goes with that one."""
+    headings = found.headings
+    if not headings:
+        yield _Section(0, 0, len(text), ())
+        return
+    yield _Section(0, 0, headings[0].start, ())
+    open_headings: list[tuple[int, str]] = []
+    start = headings[0].start
+    for heading, following in zip(headings, [*headings[1:], None], strict=True):
+        while open_headings and open_headings[-1][0] >= heading.level:
+            open_headings.pop()
+        open_headings.append((heading.level, heading.title))
+        end = following.start if following else len(text)
+        if following and following.level > heading.level and not text[heading.end : end].strip():
+            continue
+        yield _Section(start, heading.end, end, tuple(title for _, title in open_headings))
+        start = end
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """`text[start:end]` of a section, to become a chunk."""
+
+    start: int
+    end: int
+    section: _Section
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """`text[start:end]`, which may be parted from what is before it; `level` is what begins there."""
+
+    start: int
+    end: int
+    level: Level
+
+
+@dataclass(frozen=True, slots=True)
+class _Ruler:
+    """Measures stretches of a text in tokens, or in characters where there is no tokenizer."""
+
+    starts: npt.NDArray[np.int64] | None
+    ends: npt.NDArray[np.int64] | None
+    limit: int
+
+    @classmethod
+    def of(cls, text: str, max_tokens: int, spans: npt.NDArray[np.int32] | None) -> _Ruler:
+        if spans is None:
+            return cls(None, None, max_tokens * _CHARS_PER_TOKEN)
+        starts, ends = spans[:, 0].astype(np.int64), spans[:, 1].astype(np.int64)
+        for token in np.flatnonzero(ends - starts > _LONGEST_TOKEN)[::-1]:
+            inner = np.arange(starts[token] + _LONGEST_TOKEN, ends[token], _LONGEST_TOKEN)
+            starts, ends = np.insert(starts, token + 1, inner), np.insert(ends, token, inner)
+        return cls(starts, ends, max_tokens)
+
+    def before(self, positions: Sequence[int]) -> list[int]:
+        """For each position, how much of the text ends at or before it."""
+        return list(positions) if self.ends is None else np.searchsorted(self.ends, positions, side="right").tolist()
+
+    def until(self, positions: Sequence[int]) -> list[int]:
+        """For each position, how much of the text begins before it."""
+        return list(positions) if self.starts is None else np.searchsorted(self.starts, positions, side="left").tolist()
+
+    def measure(self, start: int, end: int) -> int:
+        """Tokens (or characters) of `text[start:end]`; a token that is cut counts on both sides."""
+        return self.until([end])[0] - self.before([start])[0]
+
+    def inner_starts(self, start: int, end: int) -> Iterable[int]:
+        """Where `text[start:end]` can be cut between tokens."""
+        if self.starts is None or self.ends is None:
+            return range(start + _CHARS_PER_TOKEN, end, _CHARS_PER_TOKEN)
+        first, last = np.searchsorted(self.starts, [start + 1, end])
+        inner = self.starts[first:last]
+        # Several byte tokens can share one character, which must stay whole.
+        whole: list[int] = inner[self.ends[max(first - 1, 0) : last - 1] <= inner].tolist() if first else inner.tolist()
+        return whole
+
+
+class _Cutter:
+    """Cuts stretches of one text into pieces that aren't too long."""
+
+    def __init__(self, text: str, ruler: _Ruler, found: Outline) -> None:
+        self.text = text
+        self.ruler = ruler
+        self._blocks, self._parts, self._lines = (sorted(set(starts)) for starts in (found.blocks, found.parts, found.lines))
+
+    def cut(self, start: int, end: int, body: int, limit: int) -> list[tuple[int, int]]:
+        """Pieces `(start, end)` of `text[start:end]`, each at most `limit` long, without blank space around them.
+
+        The first block from `body` on isn't parted from the headings before it unless it is too long itself.
+        """
+        start, end = self._strip(start, end)
+        if start == end:
+            return []
+        if self.ruler.measure(start, end) <= limit:
+            return [(start, end)]
+        glued = body + len(self.text[body:end]) - len(self.text[body:end].lstrip())
+        units = [_Unit(start, end, Level.BLOCK)]
+        for level in Level:
+            units = list(self._expand(units, level, glued, limit))
+        return self._merge(units, limit)
+
+    def _expand(self, units: list[_Unit], level: Level, glued: int, limit: int) -> Iterator[_Unit]:
+        """Cut the units that are too long wherever something of this level begins."""
+        lows, highs = self._ends(units)
+        for unit, low, high in zip(units, lows, highs, strict=True):
+            if high - low <= limit:
+                yield unit
+                continue
+            floor = max(unit.start, glued) if level < Level.LINE else unit.start
+            inner = [start for start in self._begin(unit, level) if floor < start < unit.end]
+            starts = [unit.start, *inner, unit.end]
+            for number, (first, last) in enumerate(pairwise(starts)):
+                first, last = self._strip(first, last)
+                if first < last:
+                    yield _Unit(first, last, level if number else unit.level)
+
+    def _begin(self, unit: _Unit, level: Level) -> Iterable[int]:
+        """Where things of this level begin inside a unit."""
+        if level is Level.BLOCK:
+            return _between(self._blocks, unit)
+        if level is Level.PART:
+            return _between(self._parts, unit)
+        if level is Level.SENTENCE:
+            return _between(self._lines, unit) or self._after(_SENTENCE_END, unit)
+        if level is Level.LINE:
+            return self._after(_LINE_END, unit)
+        if level is Level.WORD:
+            return self._after(_WORD_END, unit)
+        return self.ruler.inner_starts(unit.start, unit.end)
+
+    def _after(self, pattern: re.Pattern[str], unit: _Unit) -> list[int]:
+        return [match.end() for match in pattern.finditer(self.text, unit.start, unit.end)]
+
+    def _merge(self, units: list[_Unit], limit: int) -> list[tuple[int, int]]:
+        """Join neighbours, the weakest boundary between them first, wherever the two together aren't too long."""
+        lows, highs = self._ends(units)
+        strength = [(-unit.level, self._hash(unit)) for unit in units]
+        # first[i] is right where i is the last unit of a piece, last[i] where it is the first.
+        first, last = list(range(len(units))), list(range(len(units)))
+        for unit in sorted(range(1, len(units)), key=strength.__getitem__):
+            left, right = first[unit - 1], last[unit]
+            if highs[right] - lows[left] <= limit:
+                last[left], first[right] = right, left
+        pieces = []
+        unit = 0
+        while unit < len(units):
+            pieces.append((units[unit].start, units[last[unit]].end))
+            unit = last[unit] + 1
+        return pieces
+
+    def _hash(self, unit: _Unit) -> bytes:
+        return blake2b(self.text[unit.start : unit.end].encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+    def _ends(self, units: list[_Unit]) -> tuple[list[int], list[int]]:
+        return self.ruler.before([unit.start for unit in units]), self.ruler.until([unit.end for unit in units])
+
+    def _strip(self, start: int, end: int) -> tuple[int, int]:
+        part = self.text[start:end]
+        ends = start + len(part.rstrip())
+        return min(ends, end - len(part.lstrip())), ends
+
+
+def _between(starts: list[int], unit: _Unit) -> list[int]:
+    return starts[bisect_left(starts, unit.start + 1) : bisect_left(starts, unit.end)]
+
+
+def _checked(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Embedder) -> list[Chunk]:
+    """Chunks of the pieces; those that have too many tokens once they stand alone are cut again."""
+    chunks = []
+    while pieces:
+        again: list[_Piece] = []
+        for piece, count in zip(pieces, _counts(pieces, cutter, max_tokens, embedder), strict=True):
+            smaller = [(piece.start, piece.end)]
+            if count > max_tokens:
+                limit = max(1, cutter.ruler.measure(piece.start, piece.end) * max_tokens // count - 1)
+                smaller = cutter.cut(piece.start, piece.end, max(piece.start, min(piece.section.body, piece.end)), limit)
+            if len(smaller) > 1:
+                again.extend(_Piece(start, end, piece.section) for start, end in smaller)
+            else:
+                chunks.append(Chunk(cutter.text[piece.start : piece.end], piece.start, piece.end, piece.section.path, count))
+        pieces = again
+    return sorted(chunks, key=lambda made: made.start)
+
+
+def _counts(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Embedder) -> list[int]:
+    """Tokens of each piece standing alone: counted again where the difference could matter, else as they were in the document."""
+    text, ruler = cutter.text, cutter.ruler
+    counts = [ruler.measure(piece.start, piece.end) for piece in pieces]
+    if ruler.starts is None:
+        doubtful = list(range(len(pieces)))
+        counts = [-(-count // _CHARS_PER_TOKEN) for count in counts]
+    else:
+        sure = max_tokens - max(8, max_tokens // 8)
+        doubtful = [at for at, piece in enumerate(pieces) if counts[at] > sure or _cuts_a_word(text, piece)]
+    exact = embedder.count_tokens(["", *(text[pieces[at].start : pieces[at].end] for at in doubtful)])
+    for at, count in zip(doubtful, exact[1:] if exact else (), strict=exact is not None):
+        counts[at] = count - (exact[0] if exact else 0)
+    return counts
+
+
+def _cuts_a_word(text: str, piece: _Piece) -> bool:
+    before, after = text[piece.start - 1 : piece.start], text[piece.end : piece.end + 1]
+    return bool(before and not before.isspace()) or bool(after and not after.isspace())

@@ -81,12 +81,11 @@ class ChromaStore:
         """
         metadata = {CONTRACT_KEY: contract_json(contract), DIMENSIONS_KEY: checked_dimensions(dimensions)}
         with self._guard:
-            self._check_open()
+            self._refuse_existing()
             self._make_directory()
             self._lock.acquire(self.url)
             client = self._connected()
-            if self._find() is not None:
-                raise collection_exists(self.url)
+            self._refuse_existing()  # again: now nobody else can be making it
             with self._database():
                 self._collection = client.create_collection(
                     self._name, metadata=metadata, configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
@@ -193,6 +192,10 @@ class ChromaStore:
                 except CollectionNotFound:
                     return None
             return self._collection
+
+    def _refuse_existing(self) -> None:
+        if self._find() is not None:
+            raise collection_exists(self.url)
 
     def _readable(self) -> Any:
         collection = self._find()

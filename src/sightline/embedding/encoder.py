@@ -103,7 +103,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: str, *, trust_remot
             )
     except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
         raise ModelError(
-            f"transformers can't load {spec.folder} (model_type {spec.config.get('model_type')!r}): {error}. "
+            f"transformers can't load {spec.folder} (model_type {spec.config.get('model_type')!r}): {str(error).splitlines()[0]} "
             + ("" if trust_remote_code else "If its code ships with the model and you trust it, pass trust_remote_code=True.")
         ) from error
     missing = [name for name in report["missing_keys"] if not any(part in f".{name}" for part in (f".{unused}" for unused in _UNUSED_PARTS))]

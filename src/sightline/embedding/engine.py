@@ -272,6 +272,7 @@ class EmbeddingEngine(BaseEmbedder):
             submission.deliver([], np.empty((0, self._spec.native_dimensions), dtype=np.float32))
             return submission.future
         self._started_worker()
+        self._queue.open(submission)
         if call.is_small and "tokenizer" in self.__dict__:
             self._feed(submission, call)
         else:
@@ -317,7 +318,7 @@ class EmbeddingEngine(BaseEmbedder):
 
     def _feed_later(self, submission: Submission, call: _Call) -> None:
         with self._lock:
-            if self._queue.closed:
+            if self._queue.closed:  # which has answered the submission
                 return
             if self._feeder is None:
                 self._feeder = ThreadPoolExecutor(1, thread_name_prefix="sightline-tokens")

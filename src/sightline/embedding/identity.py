@@ -50,6 +50,7 @@ def _tensor_samples(path: Path) -> Iterator[str]:
             start, end = tensor["data_offsets"]
             sample = hashlib.sha256()
             for part in range(_SAMPLES):
-                file.seek(8 + header_bytes + start + (end - start) * part // _SAMPLES)
-                sample.update(file.read(min(_SAMPLE_BYTES, end - start)))
+                place = start + (end - start) * part // _SAMPLES
+                file.seek(8 + header_bytes + place)
+                sample.update(file.read(min(_SAMPLE_BYTES, end - place)))
             yield f"{name}\0{tensor['shape']}\0{tensor['dtype']}\0{sample.hexdigest()}\n"

@@ -114,16 +114,21 @@ class SubmissionQueue:
         self._low_water = low_water
         self._closed_with: BaseException | None = None
 
-    def add(self, submission: Submission, items: Iterable[Item], *, exhausted: bool) -> bool:
-        """Queue `items`, longest first. True if more are wanted at once; otherwise `refill` will be called later."""
+    def open(self, submission: Submission) -> None:
+        """Take a submission on, before its first items are there, so that `close` answers it whatever happens."""
         with self._condition:
             if self._closed_with is not None:
                 submission.fail(self._closed_with)
+                return
+            peers = [other.served_tokens for other in self._active if other.priority == submission.priority]
+            submission.served_tokens = min(peers, default=1) - 1
+            self._active.append(submission)
+
+    def add(self, submission: Submission, items: Iterable[Item], *, exhausted: bool) -> bool:
+        """Queue `items`, longest first. True if more are wanted at once; otherwise `refill` will be called later."""
+        with self._condition:
+            if submission.over:
                 return False
-            if submission not in self._active:
-                peers = [other.served_tokens for other in self._active if other.priority == submission.priority]
-                submission.served_tokens = min(peers, default=1) - 1
-                self._active.append(submission)
             submission.waiting.extend(sorted(items, key=len, reverse=True))
             submission.exhausted = exhausted
             submission.refilling = not exhausted and len(submission.waiting) < 2 * self._low_water

@@ -66,8 +66,9 @@ class Tokenizer:
             TextTooLong: A text is beyond `max_length` and `on_too_long` is "error".
             InputError: A text isn't valid Unicode, or gives no token at all.
         """
-        whole = on_too_long == "average"
-        contents = self._contents([prompt + text for text in texts], first, whole=whole)
+        for number, text in enumerate(texts, start=first):
+            _check_unicode(text, number)
+        contents = self._contents([prompt + text for text in texts], whole=on_too_long == "average")
         prompt_ids = self._encode([prompt])[0] if prompt else []
         prompt_length = len(self.prefix) + len(prompt_ids) if prompt else 0
         if len(prompt_ids) >= self.room:
@@ -99,6 +100,8 @@ class Tokenizer:
 
     def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each text, prompt and special tokens included, however long."""
+        for number, text in enumerate(texts):
+            _check_unicode(text, number)
         overhead = len(self.prefix) + len(self.suffix)
         return [len(ids) + overhead for ids in self._encode([prompt + text for text in texts])]
 
@@ -128,14 +131,10 @@ class Tokenizer:
         return TokenizedPart(np.asarray([*self.prefix, *ids, *self.suffix], dtype=np.int32), prompt_length)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        for number, text in enumerate(texts):
-            _check_unicode(text, number)
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
-    def _contents(self, texts: list[str], first: int, *, whole: bool) -> list[tuple[list[int], int]]:
+    def _contents(self, texts: list[str], *, whole: bool) -> list[tuple[list[int], int]]:
         """`(ids, estimated number of tokens not read)` of each text."""
-        for number, text in enumerate(texts, start=first):
-            _check_unicode(text, number)
         limit = self.room * _CHARS_PER_TOKEN
         short = [text if whole or len(text) <= limit else text[: _cut_point(text, limit)] for text in texts]
         encodings = self._tokenizer.encode_batch_fast(short, add_special_tokens=False)

@@ -1,0 +1,154 @@
+"""Which texts share a pass, and who is served first."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sightline.embedding.batching import BatchPolicy, Filling
+from sightline.embedding.submissions import Item, Submission, SubmissionQueue
+from sightline.embedding.tokens import TokenizedPart
+from sightline.errors import EmbedderClosed
+from sightline.types import Priority
+
+PACKED = BatchPolicy(100)
+
+
+def items(submission: Submission, lengths: list[int]) -> list[Item]:
+    return [Item(submission, row, TokenizedPart(np.zeros(length, dtype=np.int32))) for row, length in enumerate(lengths)]
+
+
+def submit(queue: SubmissionQueue, lengths: list[int], priority: Priority = Priority.BULK, dimensions: int = 2) -> Submission:
+    submission = Submission(len(lengths), dimensions, priority)
+    queue.open(submission)
+    queue.add(submission, items(submission, lengths), exhausted=True)
+    return submission
+
+
+def drain(queue: SubmissionQueue, policy: BatchPolicy) -> list[list[Item]]:
+    batches = []
+    while batch := queue.next(policy, wait=False):
+        batches.append(batch)
+    return batches
+
+
+@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 400), st.booleans())
+def test_every_item_is_served_once_within_the_budget(lengths, budget, packs):
+    """Nothing is lost or doubled, and only a single text may exceed the budget."""
+    queue, policy = SubmissionQueue(), BatchPolicy(budget, packs=packs)
+    submit(queue, lengths)
+    batches = drain(queue, policy)
+    assert sorted(item.row for batch in batches for item in batch) == list(range(len(lengths)))
+    for batch in batches:
+        sizes = [len(item) for item in batch]
+        cost = sum(sizes) if packs else max(sizes) * len(sizes)
+        assert cost <= budget or len(batch) == 1
+
+
+@given(st.lists(st.integers(1, 5000), min_size=1, max_size=40))
+def test_deterministic_packs_have_the_rows_of_their_texts_class(lengths):
+    """With its filler, a pack always has the number of rows that each of its texts would have alone."""
+    queue, policy = SubmissionQueue(), BatchPolicy(2048, deterministic=True)
+    submit(queue, lengths)
+    for batch in drain(queue, policy):
+        filling = Filling(policy)
+        for item in batch:
+            filling.add(len(item))
+        assert {policy.size_class(len(item)) for item in batch} == {filling.total + filling.filler}
+
+
+def test_deterministic_without_packing_goes_one_by_one():
+    """Padding would make a text's bits depend on its neighbours."""
+    queue = SubmissionQueue()
+    submit(queue, [3, 3, 3])
+    assert [len(batch) for batch in drain(queue, BatchPolicy(100, packs=False, deterministic=True))] == [1, 1, 1]
+
+
+def test_lone_query_overtakes_a_bulk_job():
+    """It is in the very next batch, first."""
+    queue = SubmissionQueue()
+    submit(queue, [50] * 20)
+    assert queue.next(PACKED)
+    query = submit(queue, [5], Priority.INTERACTIVE)
+    assert queue.next(PACKED)[0].submission is query
+
+
+def test_small_call_of_the_same_priority_waits_for_one_batch_at_most():
+    """A bulk job doesn't starve another caller of its own priority."""
+    queue = SubmissionQueue()
+    submit(queue, [50] * 20)
+    queue.next(PACKED)
+    small = submit(queue, [5])
+    assert small in [item.submission for item in queue.next(PACKED)]
+
+
+def test_concurrent_callers_share_a_batch():
+    """Two small calls make one pass."""
+    queue = SubmissionQueue()
+    first, second = submit(queue, [5]), submit(queue, [6])
+    assert {item.submission for item in queue.next(PACKED)} == {first, second}
+
+
+def test_cancelled_call_is_not_computed():
+    """Its items leave the queue."""
+    queue = SubmissionQueue()
+    submission = submit(queue, [5, 5])
+    submission.future.cancel()
+    assert queue.next(PACKED, wait=False) is None
+
+
+def test_closing_fails_what_waits_and_what_comes():
+    """Nobody waits for ever."""
+    queue = SubmissionQueue()
+    before = submit(queue, [5])
+    queue.close(EmbedderClosed("closed"))
+    after = submit(queue, [5])
+    for submission in (before, after):
+        with pytest.raises(EmbedderClosed):
+            submission.future.result(timeout=0)
+
+
+def test_waiting_ends_with_the_close():
+    """The device thread wakes up and ends."""
+    queue = SubmissionQueue()
+    thread = threading.Thread(target=queue.next, args=(PACKED,))
+    thread.start()
+    queue.close(EmbedderClosed("closed"))
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_refill_is_asked_for_when_few_items_wait():
+    """Tokenising goes on before the device runs dry, and not all at once."""
+    queue, asked = SubmissionQueue(low_water=4), []
+    submission = Submission(100, 2, Priority.BULK, refill=lambda: asked.append(True))
+    queue.open(submission)
+    assert not queue.add(submission, items(submission, [50] * 10), exhausted=False)
+    while len(submission.waiting) > 4:
+        queue.next(PACKED)
+        assert len(submission.waiting) < 4 or not asked
+    queue.next(PACKED)
+    assert asked == [True]
+
+
+def test_results_come_back_in_input_order_with_unit_norm():
+    """Whatever the order of service."""
+    queue = SubmissionQueue()
+    submission = submit(queue, [3, 60, 10], dimensions=2)
+    for batch in drain(queue, BatchPolicy(60)):
+        submission.deliver(batch, np.array([[item.row + 1, 0, 9] for item in batch], dtype=np.float32))
+    assert submission.future.result(timeout=0).tolist() == [[1, 0], [1, 0], [1, 0]]
+
+
+def test_parts_of_a_text_are_averaged_by_their_tokens():
+    """Unit vectors of the parts, weighted by length, then unit norm."""
+    submission = Submission(1, 2, Priority.BULK)
+    parts = [Item(submission, 0, TokenizedPart(np.zeros(length, dtype=np.int32)), num_parts=2) for length in (3, 1)]
+    submission.deliver(parts[:1], np.array([[5, 0]], dtype=np.float32))
+    assert not submission.future.done()
+    submission.deliver(parts[1:], np.array([[0, 7]], dtype=np.float32))
+    assert np.allclose(submission.future.result(timeout=0), np.array([[3, 1]]) / np.sqrt(10))

@@ -1,0 +1,70 @@
+"""The command line: parse, call one library function, draw. Data goes to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from sightline import __version__
+from sightline.cli.doctor import doctor
+from sightline.cli.embed import embed
+from sightline.cli.index import index
+from sightline.cli.search import search
+from sightline.errors import SightlineError
+
+_INTERRUPTED = 130
+_EPILOG = """\
+\b
+Start here:
+  sightline index docs --into edge:./kb
+  sightline search "how do I reset my password?" --in edge:./kb
+
+\b
+Exit codes: 0 done; 1 some documents could not be read; 2 usage or configuration;
+3 the collection was made by another model; 4 the store failed; 130 interrupted.
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.version_option(__version__, prog_name="sightline")
+def cli() -> None:
+    """Turn a folder of documents into a collection that is searched by meaning."""
+
+
+for _command in (index, search, embed, doctor):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; an error that is Sightline's own shows its message and no traceback."""
+    logging.getLogger("sightline").addHandler(_Stderr(logging.WARNING))
+    try:
+        code = cli.main(args=arguments, prog_name="sightline", standalone_mode=False)
+        sys.stdout.flush()
+    except SightlineError as error:
+        _fail(f"Error: {error}", error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        _fail("Interrupted.", _INTERRUPTED)
+    except BrokenPipeError:  # the reader has seen enough, as in `sightline embed ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+class _Stderr(logging.Handler):
+    """The library's warnings; looked up at each one, because a live display takes stderr over while it draws."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"Warning: {record.getMessage()}", err=True)

@@ -1,0 +1,69 @@
+"""`sightline doctor`: what this machine offers, and whether a model works on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import click
+
+from sightline.doctor import ModelReport, Report, examine
+
+
+@click.command(short_help="Show what is installed and whether a model works here.")
+@click.option("--model", metavar="MODEL", help="Load this one and check it: folder, package:NAME or hub name.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def doctor(model: str | None, as_json: bool) -> int:
+    """Show Python, packages, device and model cache; with --model, load that model and check it.
+
+    \b
+    Examples:
+      sightline doctor
+      sightline doctor --model Qwen/Qwen3-Embedding-0.6B
+      sightline doctor --model ./models/my-finetune --json
+    """
+    report = examine(model)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
+    else:
+        click.echo("\n".join(f"{label:<12} {value}" for label, value in _rows(report)))
+    return 0 if report.healthy else 2
+
+
+def _rows(report: Report) -> Iterator[tuple[str, str]]:
+    yield "sightline", report.sightline
+    yield "python", report.python
+    yield "platform", report.platform
+    installed = [f"{package.name} {package.version}" for package in report.packages if package.version]
+    yield "installed", ", ".join(installed)
+    for package in report.packages:
+        if package.version is None:
+            yield "missing", f"{package.name}: {package.install}"
+    yield from _device_rows(report)
+    yield "hub cache", report.hub.cache + ("" if report.hub.cache_exists else " (not there yet)")
+    yield "hub", "offline: only what is in the cache is used" if report.hub.offline else "asked for what isn't in the cache"
+    if report.model is not None:
+        yield from _model_rows(report.model)
+
+
+def _device_rows(report: Report) -> Iterator[tuple[str, str]]:
+    device = report.device
+    if device is None:
+        yield "device", report.device_problem or "unknown"
+        return
+    yield "device", f"{device.device}, {device.dtype}, {device.threads} CPU threads"
+    yield "CPU", ", ".join(device.cpu_features) or "no bfloat16 units (neither amx nor avx512_bf16)"
+    yield "CUDA", ", ".join(device.cuda) or "none"
+    yield "MPS", "available" if device.mps else "none"
+
+
+def _model_rows(model: ModelReport) -> Iterator[tuple[str, str]]:
+    yield "model", model.name
+    for key, value in (model.description or {}).items():
+        if key != "model":
+            named = isinstance(value, dict)
+            yield f"  {key}", "; ".join(f"{name}={text!r}" for name, text in value.items()) if named else str(value)
+    if model.scores is not None:
+        yield "  scores", f"{model.scores.measured}, published {model.scores.published}"
+    yield "  check", "passed" if model.problem is None else f"FAILED: {model.problem}"

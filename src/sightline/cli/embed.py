@@ -1,0 +1,83 @@
+"""`sightline embed`: lines of text into vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import numpy as np
+
+from sightline import api
+from sightline.errors import UsageError
+from sightline.types import FloatArray, Role
+
+
+@click.command(short_help="Turn lines of text into vectors.")
+@click.argument("file", default="-", type=click.File("rb"))
+@click.option("--model", default=api.DEFAULT_MODEL, show_default=True, metavar="MODEL", help="Folder, package:NAME or hub name.")
+@click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What the lines are.")
+@click.option("--dimensions", type=int, metavar="N", help="Length of the vectors. Default: the model's own.")
+@click.option("--instruction", metavar="NAME_OR_TEXT", help="Default: the role's own.")
+@click.option("--device", metavar="DEVICE", help="cuda, cuda:1, mps or cpu. Default: the best there is.")
+@click.option("--dtype", metavar="TYPE", help="bfloat16 or float32. Default: what the device computes fast.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="FILE.npy or FILE.jsonl. Default: JSON lines to stdout.",
+)
+def embed(
+    file: BinaryIO,
+    model: str,
+    role: str,
+    dimensions: int | None,
+    instruction: str | None,
+    device: str | None,
+    dtype: str | None,
+    out: Path | None,
+) -> None:
+    """Embed FILE (or stdin), one text a line, in the same order.
+
+    \b
+    Examples:
+      echo "how do I reset my password?" | sightline embed --role query
+      sightline embed sentences.txt --role document --out vectors.npy
+      sightline embed sentences.txt --role document --dimensions 256 --out vectors.jsonl
+    """
+    _check_name(out)
+    texts = _lines(file)
+    vectors = api.embed(
+        texts, role=Role(role), model=model, dimensions=dimensions, instruction=instruction, device=device, dtype=dtype
+    )
+    _write(texts, vectors, out)
+    if out is not None:
+        click.echo(f"{len(texts):,} vectors of {vectors.shape[1]} dimensions in {out}", err=True)
+
+
+def _check_name(out: Path | None) -> None:
+    if out is not None and out.suffix not in (".npy", ".jsonl"):
+        raise UsageError(f"--out {str(out)!r} has an unknown ending: .npy (an array) or .jsonl (one object a line).")
+
+
+def _lines(file: BinaryIO) -> list[str]:
+    """Lines as texts; only line feeds end them, because a text may hold any other separator."""
+    try:
+        text = file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file.name} isn't UTF-8 (byte {error.start}). Convert it first, e.g. with iconv.") from error
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _write(texts: Sequence[str], vectors: FloatArray, out: Path | None) -> None:
+    if out is not None and out.suffix == ".npy":
+        np.save(out, vectors)
+        return
+    with click.open_file(str(out or "-"), "w", encoding="utf-8") as stream:
+        for text, vector in zip(texts, vectors, strict=True):
+            # Nine digits give the same float32 back.
+            numbers = [float(f"{number:.9g}") for number in vector.tolist()]
+            stream.write(json.dumps({"text": text, "embedding": numbers}, ensure_ascii=False) + "\n")

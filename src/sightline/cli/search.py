@@ -1,0 +1,68 @@
+"""`sightline search`: a question to a collection."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import textwrap
+
+import click
+
+from sightline import api
+from sightline.types import Hit
+
+_SNIPPET_LINES = 3
+
+
+@click.command(short_help="Ask a collection a question.")
+@click.argument("text")
+@click.option("--in", "url", required=True, metavar="URL", help="The collection: edge:DIR or chroma:DIR/COLLECTION.")
+@click.option("-k", "k", type=int, default=10, show_default=True, metavar="N", help="How many hits.")
+@click.option("--model", metavar="MODEL", help="A copy of the collection's model, e.g. a folder. Default: the one it names.")
+@click.option("--instruction", metavar="NAME_OR_TEXT", help="What the question looks with. Default: the collection's own.")
+@click.option("--device", metavar="DEVICE", help="cuda, cuda:1, mps or cpu. Default: the best there is.")
+@click.option("--dtype", metavar="TYPE", help="bfloat16 or float32. Default: what the device computes fast.")
+@click.option("--json", "as_json", is_flag=True, help="Print the hits as JSON.")
+def search(
+    text: str,
+    url: str,
+    k: int,
+    model: str | None,
+    instruction: str | None,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Show the chunks of a collection that are nearest to TEXT in meaning.
+
+    Model, instruction and dimensions are the collection's own, so that the question is seen as the documents were.
+
+    \b
+    Examples:
+      sightline search "how do I reset my password?" --in edge:./kb
+      sightline search "late deliveries" --in chroma:./db/handbook -k 3
+      sightline search "E1021" --in edge:./kb --instruction "Given an error code, find its explanation"
+      sightline search "opening hours" --in edge:./kb --json | jq '.[0].source'
+    """
+    with api.open_collection(url, model=model, device=device, dtype=dtype) as collection:
+        hits = collection.search(text, k=k, instruction=instruction)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(hit) for hit in hits], ensure_ascii=False, indent=2))
+    elif hits:
+        click.echo("\n\n".join(_shown(rank, hit) for rank, hit in enumerate(hits, start=1)))
+    else:
+        click.echo(f"{url} is empty.", err=True)
+
+
+def _shown(rank: int, hit: Hit) -> str:
+    heading = plain(str(hit.metadata.get("heading") or ""))
+    first = f"{rank:>2}  {hit.score:.3f}  {plain(hit.source)}" + (f"  {heading}" if heading else "")
+    width = max(shutil.get_terminal_size().columns, 40)
+    lines = textwrap.wrap(plain(hit.text), width - 4, max_lines=_SNIPPET_LINES, placeholder=" ...")
+    return "\n".join([first, *(f"    {line}" for line in lines)])
+
+
+def plain(text: str) -> str:
+    """Text on one line without control characters: a document must not steer the terminal."""
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

@@ -7,6 +7,8 @@ import gc
 import logging
 import os
 import random
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -347,6 +349,17 @@ def test_error_at_load_reaches_every_caller(minilm_folder):
     for _ in range(2):
         with pytest.raises(UsageError, match="device='cuda:99' isn't here"):
             engine.embed_documents(SOME)
+
+
+def test_process_ends_cleanly_without_close(minilm_folder):
+    """With a bulk job running and nobody closing the engine."""
+    script = (
+        "import sys; from sightline import EmbeddingEngine; from sightline.types import Role\n"
+        "engine = EmbeddingEngine(sys.argv[1], device='cpu'); engine.embed_queries(['a'])\n"
+        "job = engine.submit(['word ' * 100] * 3000, role=Role.DOCUMENT)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(minilm_folder)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")

@@ -288,8 +288,8 @@ class EmbeddingEngine(BaseEmbedder):
             feeder, self._feeder = self._feeder, None
         if feeder is not None:
             feeder.shutdown(wait=True, cancel_futures=True)
-        if worker is not None and self._process == os.getpid():
-            worker.join()
+        if worker is not None:
+            worker.stop()
 
     @cached_property
     def _fingerprint(self) -> str:

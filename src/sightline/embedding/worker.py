@@ -6,9 +6,12 @@ launched before the last one's vectors are waited for, so that the device doesn'
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
+import os
 import threading
+import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,10 +26,19 @@ from sightline.embedding.encoder import Encoder, TokenBatch
 from sightline.embedding.packing import Packing
 from sightline.embedding.pooling import Pooler
 from sightline.embedding.submissions import Item, Submission, SubmissionQueue
-from sightline.errors import NonFiniteEmbedding, SightlineError
+from sightline.errors import EmbedderClosed, NonFiniteEmbedding, SightlineError
 from sightline.types import FloatArray
 
 log = logging.getLogger(__name__)
+
+# Workers whose thread may still run. The interpreter's exit waits for them: a thread that it kills inside torch aborts the process.
+_running: weakref.WeakSet[DeviceWorker] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for worker in list(_running):
+        worker.stop()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +69,10 @@ class DeviceWorker:
         self._ready = threading.Event()
         self._summary: tuple[str, str, Packing, int] | None = None
         self._error: BaseException | None = None
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="sightline-device", daemon=True)
         self._thread.start()
+        _running.add(self)
 
     def wait_loaded(self) -> tuple[str, str, Packing, int]:
         """Wait for the model: `(device, dtype, packing, max_batch_tokens)`; raises what loading it raised."""
@@ -68,9 +82,10 @@ class DeviceWorker:
         assert self._summary is not None
         return self._summary
 
-    def join(self) -> None:
-        """Wait for the thread to end; the queue must be closed."""
-        if self._thread is not threading.current_thread():
+    def stop(self) -> None:
+        """Close the queue, and wait for the thread to end where there is one (a forked child has none)."""
+        self._queue.close(EmbedderClosed("This engine was closed; make a new one."))
+        if self._process == os.getpid() and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self) -> None:

@@ -87,7 +87,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of five chunks, so that documents span several."""
-    monkeypatch.setattr(module, "_WINDOW_CHUNKS", 5)
+    monkeypatch.setattr(module, "_SMALLEST_WINDOW", 5)
+    monkeypatch.setattr(module, "_LARGEST_WINDOW", 5)
     monkeypatch.setattr(module, "_WINDOW_POINTS", 8)
 
 
@@ -182,14 +183,16 @@ def test_other_chunk_settings_cut_again(store: RecordingStore, folder: Path) -> 
     assert {head.settings for head in store.heads()} == {next(store.heads()).settings}
 
 
-def test_equal_texts_are_embedded_once(store: RecordingStore, folder: Path) -> None:
+def test_equal_texts_are_embedded_once(store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve closings are one text within a window."""
+    monkeypatch.setattr(module, "_SMALLEST_WINDOW", 512)
     summary = run(store, folder)
     assert summary.chunks - summary.chunks_embedded == 11
 
 
-def test_chunks_before_heads_before_deletions(store: RecordingStore, folder: Path) -> None:
+def test_chunks_before_heads_before_deletions(store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A head is written when all else of its document is acknowledged, and nothing is deleted before."""
+    monkeypatch.setattr(module, "_SMALLEST_WINDOW", 512)
     run(store, folder)
     store.changes.clear()
     for path in folder.rglob("*.md"):
@@ -290,11 +293,11 @@ def test_a_reader_that_fails_stops_the_run(
         run(store, folder)
 
 
+@pytest.mark.usefixtures("small_windows")
 def test_a_stuck_embedder_doesnt_keep_a_failed_run_alive(
     store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure elsewhere cancels what the caller's thread waits for."""
-    monkeypatch.setattr(module, "_WINDOW_CHUNKS", 5)
     read, count = module.read_document, iter(range(100))
 
     def broken(*arguments: Any) -> Any:

@@ -41,7 +41,8 @@ for _command in (index, search, embed, doctor):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; an error that is Sightline's own shows its message and no traceback."""
-    logging.getLogger("sightline").addHandler(_Stderr(logging.WARNING))
+    handler = _Stderr(logging.WARNING)
+    logging.getLogger("sightline").addHandler(handler)
     try:
         code = cli.main(args=arguments, prog_name="sightline", standalone_mode=False)
         sys.stdout.flush()
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader has seen enough, as in `sightline embed ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(0)
+    finally:
+        logging.getLogger("sightline").removeHandler(handler)
     sys.exit(code if isinstance(code, int) else 0)
 
 

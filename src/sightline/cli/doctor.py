@@ -27,7 +27,9 @@ def doctor(model: str | None, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
     else:
-        click.echo("\n".join(f"{label:<12} {value}" for label, value in _rows(report)))
+        rows = list(_rows(report))
+        width = max(len(label) for label, _ in rows)
+        click.echo("\n".join(f"{label:<{width}}  {value}" for label, value in rows))
     return 0 if report.healthy else 2
 
 

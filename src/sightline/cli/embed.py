@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 import numpy as np
@@ -16,7 +15,7 @@ from sightline.types import FloatArray, Role
 
 
 @click.command(short_help="Turn lines of text into vectors.")
-@click.argument("file", default="-", type=click.File("rb"))
+@click.argument("file", default="-", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--model", default=api.DEFAULT_MODEL, show_default=True, metavar="MODEL", help="Folder, package:NAME or hub name.")
 @click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What the lines are.")
 @click.option("--dimensions", type=int, metavar="N", help="Length of the vectors. Default: the model's own.")
@@ -30,7 +29,7 @@ from sightline.types import FloatArray, Role
     help="FILE.npy or FILE.jsonl. Default: JSON lines to stdout.",
 )
 def embed(
-    file: BinaryIO,
+    file: str,
     model: str,
     role: str,
     dimensions: int | None,
@@ -62,12 +61,14 @@ def _check_name(out: Path | None) -> None:
         raise UsageError(f"--out {str(out)!r} has an unknown ending: .npy (an array) or .jsonl (one object a line).")
 
 
-def _lines(file: BinaryIO) -> list[str]:
+def _lines(file: str) -> list[str]:
     """Lines as texts; only line feeds end them, because a text may hold any other separator."""
+    with click.open_file(file, "rb") as stream:
+        data = stream.read()
     try:
-        text = file.read().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file.name} isn't UTF-8 (byte {error.start}). Convert it first, e.g. with iconv.") from error
+        raise UsageError(f"{file!r} isn't UTF-8 (byte {error.start}). Convert it first, e.g. with iconv.") from error
     lines = text.removesuffix("\n").split("\n") if text else []
     return [line.removesuffix("\r") for line in lines]
 

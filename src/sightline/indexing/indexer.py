@@ -37,8 +37,11 @@ from sightline.types import (
     SkippedFile,
 )
 
-# Enough texts to pack well, few enough that a slow machine commits every few minutes.
-_WINDOW_CHUNKS, _WINDOW_POINTS = 256, 1024
+# A window is what about this long takes to embed, so that a slow machine commits as often as a quick one: what isn't
+# committed is lost by a crash. Below the smallest, texts pack badly; above the largest, nothing is gained.
+_WINDOW_SECONDS = 5.0
+_SMALLEST_WINDOW, _LARGEST_WINDOW = 32, 512
+_WINDOW_POINTS = 1024
 # Two submissions in flight: the device has the next window while this one is handed to the store.
 _IN_FLIGHT = 2
 _DEPTH = 2
@@ -49,12 +52,14 @@ class Window:
     """What is embedded and committed together: points in writing order, heads behind their documents' other chunks.
 
     Args:
+        limit: How many points may need a vector.
         points: What to write.
         kept: Ids among them whose vector is read back from the store.
         stale: Ids to delete when all points are written; heads of documents without text are the last.
         sources: Documents whose commit this window is.
     """
 
+    limit: int
     points: list[Point] = field(default_factory=list)
     kept: set[str] = field(default_factory=set)
     stale: deque[str] = field(default_factory=deque)
@@ -66,22 +71,23 @@ class Window:
 
     @property
     def is_full(self) -> bool:
-        return len(self.points) - len(self.kept) >= _WINDOW_CHUNKS or len(self.points) >= _WINDOW_POINTS
+        """Whether the next point belongs to the next window."""
+        return len(self.points) - len(self.kept) >= self.limit or len(self.points) >= _WINDOW_POINTS
 
 
-def windows(plans: Iterable[DocumentPlan]) -> Iterator[Window]:
+def windows(plans: Iterable[DocumentPlan], limit: Callable[[], int]) -> Iterator[Window]:
     """Cut a stream of plans into windows; a long document spans several and is committed in the last of them."""
-    window = Window()
+    window = Window(limit())
     for plan in plans:
         for point in plan.points[:-1]:
             _add(window, plan, point)
             if window.is_full:
                 yield window
-                window = Window()
+                window = Window(limit())
         _end(window, plan)
         if window.is_full:
             yield window
-            window = Window()
+            window = Window(limit())
     if window.sources or window.points:
         yield window
 
@@ -131,6 +137,7 @@ class Indexer:
         self._dimensions = dimensions
         self._on_progress = on_progress
         self._submitted: deque[_Submitted] = deque()
+        self._limit = _SMALLEST_WINDOW
 
     def run(self, found: Sequence[FoundFile | SkippedFile]) -> IndexSummary:
         """Index `found`; a failure in any stage stops all of them and is raised as it was."""
@@ -138,7 +145,7 @@ class Indexer:
         with Background() as background:
             documents = self._documents(found)
             plans = self._plans(documents)
-            ahead = background.ahead(windows(plans), depth=_DEPTH)
+            ahead = background.ahead(windows(plans, lambda: self._limit), depth=_DEPTH)
             background.when_stopped(self._cancel)
             with closing(self._embedded(ahead)) as embedded:
                 background.hand_over(embedded, self._commit, depth=_DEPTH)
@@ -189,6 +196,8 @@ class Indexer:
         rows = dict(zip(submitted.texts, submitted.future.result(), strict=True))
         self._submitted.popleft()
         submitted.counter(EmbeddingProgress(len(rows), len(rows), submitted.counter.tokens))
+        fitting = int(self._tally.chunks_per_second() * _WINDOW_SECONDS)
+        self._limit = min(max(fitting, _SMALLEST_WINDOW), _LARGEST_WINDOW, 2 * self._limit)
         return _Embedded(submitted.window, {point.id: rows[point.text] for point in submitted.window.new()})
 
     def _cancel(self) -> None:
@@ -290,6 +299,10 @@ class _Tally:
             self._embedded += chunks
             self._tokens += tokens
             self._event("indexing")
+
+    def chunks_per_second(self) -> float:
+        with self._lock:
+            return self._embedded / max(time.monotonic() - self._started, 1e-6)
 
     def committed(self, window: Window) -> None:
         with self._lock:

@@ -1,0 +1,460 @@
+"""Facts about the library's three calls and the command line: what they find, what they say, and how they exit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sightline
+from sightline import api
+from sightline.cli import main
+from sightline.cli.progress import duration, rates
+from sightline.cli.search import plain
+from sightline.doctor import _hub, examine
+from sightline.embedding.engine import EmbeddingEngine
+from sightline.errors import CollectionNotFound, ContractMismatch, StoreError, UsageError
+from sightline.stores import open_store
+from sightline.testing import HashEmbedder
+from sightline.types import IndexProgress, IndexSummary, Role
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """`command("search", ...)` runs the command line in this process."""
+
+    def run(*arguments: object) -> Result:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three small documents."""
+    root = tmp_path_factory.mktemp("files") / "kb"
+    root.mkdir()
+    (root / "cake.md").write_text("# Baking\n\n## Apple cake\n\nPeel the apples and bake for an hour.\n", encoding="utf-8")
+    (root / "engine.md").write_text("# Engine\n\nIf the motor will not start, check the [battery].\n", encoding="utf-8")
+    (root / "tide.txt").write_text("High water comes twice a day; der Höchststand folgt dem Mond.\n", encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny(make_model: Callable[..., Path]) -> str:
+    """A model of random weights, 64 dimensions: it finds equal texts only, but it is quick."""
+    return str(make_model("bert"))
+
+
+@pytest.fixture(scope="module")
+def collection(folder: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An Edge collection of the three documents, made with the tiny model."""
+    url = f"edge:{tmp_path_factory.mktemp('collection') / 'db'}"
+    api.index([folder], into=url, model=tiny, device="cpu")
+    return url
+
+
+@pytest.fixture
+def memory(folder: Path, request: pytest.FixtureRequest) -> str:
+    """A collection in memory, made with the hash embedder at 32 dimensions, whose queries have an instruction of their own."""
+    url = f"memory:{request.node.name}"
+    api.index([folder], into=url, model=HashEmbedder(query_instruction="find the recipe: "), dimensions=32)
+    return url
+
+
+# --- the library
+
+
+def test_a_collection_is_searched_by_meaning(folder: Path, minilm: EmbeddingEngine) -> None:
+    """Words that a document doesn't have find it."""
+    sightline.index([folder], into="memory:meaning", model=minilm)
+    with sightline.open_collection("memory:meaning", model=minilm) as opened:
+        assert opened.search("my car is broken", k=1)[0].source == "kb/engine.md"
+        assert opened.search("a dessert with fruit", k=1)[0].source == "kb/cake.md"
+        assert opened.count() == 3
+
+
+def test_a_closed_collection_lets_others_in(collection: str) -> None:
+    """Edge takes one at a time; closing gives it back."""
+    for _ in range(2):
+        with sightline.open_collection(collection) as opened:
+            opened.count()
+
+
+def test_the_collection_gives_dimensions_and_prompt(memory: str) -> None:
+    """A searcher that says nothing looks as the collection says, whatever its embedder's own default is."""
+    with api.open_collection(memory, model=HashEmbedder()) as opened:
+        [hit] = opened.search("apples", k=1)
+        stored = open_store(memory).vectors([hit.id])[hit.id]
+    asked = HashEmbedder().embed_queries(["find the recipe: apples"], instruction="", dimensions=32)[0]
+    assert opened.contract.reading.query_prompt == "find the recipe: "
+    assert hit.score == pytest.approx(float(stored @ asked), abs=1e-5)
+
+
+def test_an_instruction_overrides_the_collections(memory: str) -> None:
+    """A caller may look with another one."""
+    with api.open_collection(memory, model=HashEmbedder()) as opened:
+        assert opened.search("apples", k=1, instruction="")[0].score != opened.search("apples", k=1)[0].score
+
+
+def test_a_callers_embedder_stays_open(memory: str) -> None:
+    """Who makes it closes it."""
+    embedder = HashEmbedder()
+    api.open_collection(memory, model=embedder).close()
+    assert embedder.embed_queries(["still there"]).shape == (1, 64)
+
+
+def test_a_writer_with_other_dimensions_is_refused(memory: str, folder: Path) -> None:
+    """An embedder that was made for another length doesn't write, and embeds nothing to find that out."""
+    embedder = HashEmbedder(dimensions=16)
+    with pytest.raises(ContractMismatch, match="the collection has 32, this embedder 16"):
+        api.index([folder], into=memory, model=embedder)
+    assert embedder.stats().texts == 0
+
+
+def test_a_rerun_takes_everything_from_the_collection(collection: str, folder: Path) -> None:
+    """Without model and dimensions it is the same run."""
+    assert api.index([folder], into=collection).documents_unchanged == 3
+
+
+def test_other_chunk_settings_are_told(memory: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Cutting again is allowed and said."""
+    with caplog.at_level(logging.WARNING):
+        summary = api.index([folder], into=memory, model=HashEmbedder(), dimensions=32, chunk_tokens=16)
+    assert summary.documents_unchanged == 0
+    assert "is now cut with" in caplog.text
+
+
+def test_chunk_settings_are_those_of_the_collection(folder: Path) -> None:
+    """A collection that was cut short is cut short again."""
+    url = "memory:short"
+    for _ in range(2):
+        summary = api.index([folder], into=url, model=HashEmbedder(), **({} if _ else {"chunk_tokens": 16}))
+    assert summary.documents_unchanged == 3
+
+
+def test_device_is_for_models_given_by_name(folder: Path) -> None:
+    """An option that would be dropped in silence is refused."""
+    with pytest.raises(UsageError, match="device and dtype"):
+        api.index([folder], into="memory:", model=HashEmbedder(), device="cpu")
+
+
+def test_one_path_alone_is_refused(folder: Path) -> None:
+    """A string would be taken for a list of letters."""
+    with pytest.raises(UsageError, match="paths is a list"):
+        api.index(str(folder), into="memory:", model=HashEmbedder())
+
+
+def test_a_collection_of_somebody_else_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing says how its vectors were made."""
+
+    class Foreign:
+        url = "memory:foreign"
+
+        def read_contract(self) -> None:
+            return None
+
+        def exists(self) -> bool:
+            return True
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(api, "open_store", lambda url: Foreign())
+    with pytest.raises(StoreError, match="Sightline didn't make it"):
+        api.index([folder], into="memory:foreign", model=HashEmbedder())
+
+
+def test_embed_tells_the_roles_apart() -> None:
+    """A query goes behind its instruction."""
+    query, document = (api.embed(["text"], role=role, model=HashEmbedder()) for role in Role)
+    assert not np.allclose(query, document)
+
+
+def test_opening_what_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
+    """The next command is in the message."""
+    with pytest.raises(CollectionNotFound, match="sightline index PATH --into edge:"):
+        api.open_collection(f"edge:{tmp_path / 'nothing'}")
+
+
+# --- the command line
+
+
+def test_index_says_what_it_did(command: Callable[..., Result], folder: Path, collection: str) -> None:
+    """The summary is on stderr, stdout stays clean."""
+    result = command("index", folder, "--into", collection)
+    assert (result.code, result.out) == (0, "")
+    assert "3 documents" in result.err
+    assert "3 unchanged" in result.err
+
+
+def test_index_summary_as_json(command: Callable[..., Result], folder: Path, collection: str) -> None:
+    """Every figure is there."""
+    summary = json.loads(command("index", folder, "--into", collection, "--json").out)
+    assert (summary["documents"], summary["chunks_embedded"], summary["skipped"]) == (3, 0, [])
+
+
+def test_an_unchanged_rerun_loads_neither_torch_nor_weights(folder: Path, collection: str) -> None:
+    """Looking whether anything changed takes a second, not a model."""
+    code = f"""
+import sys
+from sightline.cli import main
+try:
+    main(["index", {str(folder)!r}, "--into", {collection!r}])
+except SystemExit as ended:
+    print(ended.code, [name for name in ("torch", "transformers", "safetensors") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "0 []"
+
+
+def test_search_shows_rank_score_source_heading_and_text(command: Callable[..., Result], collection: str) -> None:
+    """A hit can be judged and found again."""
+    result = command("search", "# Baking\n\n## Apple cake\n\nPeel the apples and bake for an hour.", "--in", collection, "-k", 2)
+    first, second = result.out.split("\n")[:2]
+    assert result.code == 0
+    assert first == " 1  1.000  kb/cake.md  Baking > Apple cake"
+    assert "Peel the apples" in result.out
+    assert second.startswith("    ")
+
+
+def test_search_leaves_markup_alone(command: Callable[..., Result], collection: str) -> None:
+    """Text is data: brackets are no styles."""
+    assert "[battery]" in command("search", "motor", "--in", collection).out
+
+
+def test_search_as_json(command: Callable[..., Result], collection: str) -> None:
+    """All fields of a hit, non-ASCII as it is."""
+    result = command("search", "moon and sea", "--in", collection, "--json")
+    hits = json.loads(result.out)
+    assert {hit["source"] for hit in hits} == {"kb/tide.txt", "kb/cake.md", "kb/engine.md"}
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert "Höchststand" in result.out
+
+
+def test_control_characters_dont_reach_the_terminal() -> None:
+    """A document can't move the cursor or change the title."""
+    assert plain("a\x1b[2Jb\tc\r\nd\u202ee\x07") == "a [2Jb c d e"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["index", "{tmp}/nothing", "--into", "edge:{tmp}/db"], 2, "doesn't exist"),
+        (["index", "{tmp}/empty", "--into", "edge:{tmp}/db"], 2, "no file that can be read"),
+        (["index", "{kb}", "--into", "pinecone:db"], 2, "Known forms"),
+        (["index", "{kb}", "--into", "edge:{tmp}/db", "--model", "{tiny}", "--dimensions", "500"], 2, "1 to 64"),
+        (["index", "{kb}", "--into", "edge:{tmp}/db", "--model", "{tmp}/nothing"], 2, "No model folder"),
+        (["index", "{kb}", "--into", "edge:{tmp}/db", "--model", "{tiny}", "--device", "abacus"], 2, "Available: "),
+        (["index", "{kb}"], 2, "Missing option '--into'"),
+        (["index", "{kb}", "--into", "{collection}", "--dimensions", "32"], 3, "dimensions: the collection has 64"),
+        (["search", "x", "--in", "edge:{tmp}/db"], 2, "There is no collection"),
+        (["search", "x", "--in", "{collection}", "--instruction", "nobody"], 2, "Unknown instruction 'nobody'"),
+        (["search", "x", "--in", "{collection}", "-k", "0"], 2, "at least 1"),
+        (["embed", "{tmp}/nothing", "--role", "query"], 2, "does not exist"),
+        (["embed", "{kb}/tide.txt", "--role", "query", "--out", "x.csv"], 2, ".npy"),
+        (["embed", "{kb}/tide.txt"], 2, "--role"),
+        (["embed", "{tmp}/latin", "--role", "query"], 2, "isn't UTF-8"),
+        (["fetch"], 2, "No such command"),
+    ],
+)
+def test_a_mistake_is_told_in_words(
+    command: Callable[..., Result],
+    tmp_path: Path,
+    folder: Path,
+    collection: str,
+    tiny: str,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    """The exit code says what kind of mistake, the message what was found; there is no traceback and nothing on stdout."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "latin").write_bytes("größer".encode("latin-1"))
+    places = {"tmp": tmp_path, "kb": folder, "collection": collection, "tiny": tiny}
+    result = command(*(argument.format(**places) for argument in arguments))
+    assert (result.code, result.out) == (code, "")
+    assert message in result.err
+    assert "Traceback" not in result.err
+
+
+def test_another_model_is_refused_before_any_document(
+    command: Callable[..., Result], folder: Path, collection: str, make_model: Callable[..., Path]
+) -> None:
+    """Exit code 3, and the collection is as it was."""
+    result = command("index", folder, "--into", collection, "--model", make_model("bert-cls"))
+    assert result.code == 3
+    assert "The collection was made by an embedder that sees differently" in result.err
+
+
+def test_a_held_store_is_exit_code_4(command: Callable[..., Result], collection: str) -> None:
+    """Edge takes one process at a time."""
+    store = open_store(collection)
+    store.count()
+    try:
+        assert command("search", "x", "--in", collection).code == 4
+    finally:
+        store.close()
+
+
+def test_a_file_that_cannot_be_read_is_exit_code_1(command: Callable[..., Result], tiny: str, tmp_path: Path) -> None:
+    """The rest is indexed; the file is named with its reason."""
+    root = tmp_path / "kb"
+    root.mkdir()
+    (root / "good.txt").write_text("a tide table", encoding="utf-8")
+    (root / "bad.txt").write_bytes(b"caf\xe9")
+    result = command("index", root, "--into", f"edge:{tmp_path / 'db'}", "--model", tiny)
+    assert result.code == 1
+    assert "Skipped kb/bad.txt: not UTF-8" in result.err
+    assert "1 documents" in result.err
+
+
+def test_ctrl_c_says_how_to_go_on(command: Callable[..., Result], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 130 and a line for people."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "index", interrupted)
+    result = command("index", folder, "--into", "memory:")
+    assert result.code == 130
+    assert "goes on where this one stopped" in result.err
+
+
+def test_warnings_of_the_library_are_shown(
+    command: Callable[..., Result], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was cut off, or is cut anew, is on stderr."""
+
+    def warning(*_: Any, **__: Any) -> IndexSummary:
+        logging.getLogger("sightline.api").warning("mind the %s", "gap")
+        return IndexSummary(0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+
+    monkeypatch.setattr(api, "index", warning)
+    assert "Warning: mind the gap" in command("index", folder, "--into", "memory:").err
+
+
+def test_embed_writes_json_lines(command: Callable[..., Result], tiny: str, tmp_path: Path) -> None:
+    """One object a line, in order, whatever the line ends."""
+    (tmp_path / "texts").write_bytes("größer\r\nzwei\u2028Teile\nlast".encode())
+    result = command("embed", tmp_path / "texts", "--model", tiny, "--role", "document", "--dimensions", 8)
+    rows = [json.loads(line) for line in result.out.split("\n")[:-1]]
+    assert [row["text"] for row in rows] == ["größer", "zwei\u2028Teile", "last"]
+    assert np.linalg.norm([row["embedding"] for row in rows], axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_embed_writes_an_array(command: Callable[..., Result], tiny: str, tmp_path: Path) -> None:
+    """The array and the JSON lines hold the same numbers."""
+    (tmp_path / "texts").write_text("one\ntwo\n", encoding="utf-8")
+    call = ["embed", tmp_path / "texts", "--model", tiny, "--role", "query", "--out"]
+    assert command(*call, tmp_path / "v.npy").code == command(*call, tmp_path / "v.jsonl").code == 0
+    lines = (tmp_path / "v.jsonl").read_text(encoding="utf-8").splitlines()
+    written = np.array([json.loads(line)["embedding"] for line in lines], np.float32)
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), written)
+
+
+def test_embed_of_nothing_is_nothing(command: Callable[..., Result], tiny: str, tmp_path: Path) -> None:
+    """An empty file gives an empty array."""
+    (tmp_path / "texts").touch()
+    result = command("embed", tmp_path / "texts", "--model", tiny, "--role", "query", "--out", tmp_path / "v.npy")
+    assert (result.code, np.load(tmp_path / "v.npy").shape) == (0, (0, 64))
+
+
+def test_version(command: Callable[..., Result]) -> None:
+    """One line."""
+    assert command("--version").out == f"sightline, version {sightline.__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["index", "search", "embed", "doctor"])
+def test_help_teaches_by_example(command: Callable[..., Result], name: str) -> None:
+    """Every command shows how it is typed."""
+    assert f"  sightline {name} " in command(name, "--help").out.split("Examples:")[1]
+
+
+# --- progress
+
+
+def event(**more: Any) -> IndexProgress:
+    """An event after ten seconds."""
+    return IndexProgress(**{
+        "stage": "indexing", "files_done": 25, "files_total": 100, "chunks_embedded": 200, "chunks_written": 100,
+        "tokens_embedded": 40_000, "seconds": 10.0, **more,
+    })  # fmt: skip
+
+
+def test_rates_say_how_fast_and_how_long() -> None:
+    """Chunks, both rates, and what is left."""
+    assert rates(event()) == "200 chunks, 20.0 chunks/s, 4,000 tokens/s, 30 s left"
+
+
+def test_rates_of_the_first_event_guess_nothing() -> None:
+    """Before anything is done there is no rate."""
+    assert rates(event(files_done=0, chunks_embedded=0, tokens_embedded=0, seconds=0.0)) == "0 chunks"
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (59.4, "59 s"), (205, "3:25 min"), (7500, "2:05 h")])
+def test_durations_read_well(seconds: float, shown: str) -> None:
+    """Seconds, minutes or hours, whichever fits."""
+    assert duration(seconds) == shown
+
+
+# --- doctor
+
+
+def test_doctor_reports_the_machine(command: Callable[..., Result]) -> None:
+    """What a report of a problem needs."""
+    result = command("doctor")
+    assert result.code == 0
+    for word in ("python", "torch", "device", "hub cache"):
+        assert word in result.out
+
+
+def test_doctor_checks_a_model(command: Callable[..., Result], make_model: Callable[..., Path]) -> None:
+    """A model that loads passes; the report says how it runs."""
+    report = json.loads(command("doctor", "--model", make_model("bert"), "--json").out)
+    assert report["model"]["problem"] is None
+    assert report["model"]["description"]["device"]
+
+
+def test_doctor_says_what_is_wrong_with_a_model(command: Callable[..., Result]) -> None:
+    """A model that can't be found is a failed check, not a failed report."""
+    result = command("doctor", "--model", "/no/such/folder")
+    assert result.code == 2
+    assert "FAILED: No model folder" in result.out
+
+
+def test_doctor_knows_false_weights_by_their_scores(qwen3_folder: Path, tmp_path: Path) -> None:
+    """Random weights under the name of Qwen3-Embedding-0.6B don't give its published scores."""
+    named = tmp_path / "Qwen3-Embedding-0.6B"
+    named.symlink_to(qwen3_folder, target_is_directory=True)
+    report = examine(str(named))
+    assert not report.healthy
+    assert report.model is not None
+    assert "its makers published" in str(report.model.problem)
+
+
+def test_the_hub_cache_follows_the_hubs_rules() -> None:
+    """The most specific variable wins, and both offline switches count."""
+    assert _hub({"HF_HOME": "/a", "HF_HUB_CACHE": "/b"}).cache == "/b"
+    assert Path(_hub({"HF_HOME": "/a"}).cache) == Path("/a/hub")
+    assert [_hub({name: "1"}).offline for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME")] == [True, True, False]

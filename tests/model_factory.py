@@ -55,8 +55,8 @@ def _around(tokenizer: Tokenizer, prefix: str, suffix: str) -> None:
 
 
 def _small(**more: Any) -> dict[str, Any]:
-    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96, "max_position_embeddings": 600}
-    return {**sizes, "initializer_range": SPREAD, **more}
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96}
+    return {**sizes, "max_position_embeddings": 600, "initializer_range": SPREAD, **more}
 
 
 def _family(name: str) -> tuple[Any, Tokenizer, dict[str, Any]]:
@@ -69,7 +69,8 @@ def _family(name: str) -> tuple[Any, Tokenizer, dict[str, Any]]:
             prompts = {"query": "Instruct: Find the passage\nQuery: ", "document": ""}
             return config, tokenizer, {"pooling": "lasttoken", "prompts": prompts}
         case "bert" | "bert-cls":
-            return t.BertConfig(**_small(), vocab_size=600), word_piece(), {"pooling": "cls" if name == "bert-cls" else "mean"}
+            pooling = "cls" if name == "bert-cls" else "mean"
+            return t.BertConfig(**_small(), vocab_size=600), word_piece(), {"pooling": pooling}
         case "xlm-roberta" | "roberta":
             kind = t.XLMRobertaConfig if name == "xlm-roberta" else t.RobertaConfig
             tokenizer = byte_level_bpe("<s>", "</s>")
@@ -80,9 +81,8 @@ def _family(name: str) -> tuple[Any, Tokenizer, dict[str, Any]]:
             config = t.MPNetConfig(**_small(), vocab_size=600, pad_token_id=0)
             return config, byte_level_bpe("<s>", "</s>"), {"pooling": "mean"}
         case "distilbert":
-            config = t.DistilBertConfig(
-                dim=64, n_layers=3, n_heads=4, hidden_dim=96, vocab_size=600, max_position_embeddings=600, initializer_range=SPREAD
-            )
+            sizes = {"dim": 64, "n_layers": 3, "n_heads": 4, "hidden_dim": 96}
+            config = t.DistilBertConfig(**sizes, vocab_size=600, max_position_embeddings=600, initializer_range=SPREAD)
             return config, word_piece(), {"pooling": "mean"}
         case "modernbert":
             config = t.ModernBertConfig(
@@ -93,12 +93,15 @@ def _family(name: str) -> tuple[Any, Tokenizer, dict[str, Any]]:
         case "gemma3":
             config = t.Gemma3TextConfig(
                 **_small(num_key_value_heads=2, head_dim=16, sliding_window=24, use_bidirectional_attention=True),
-                vocab_size=600, query_pre_attn_scalar=16, pad_token_id=0, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+                vocab_size=600, query_pre_attn_scalar=16, pad_token_id=0,
+                layer_types=["sliding_attention", "full_attention", "sliding_attention"],
             )  # fmt: skip
             prompts = {"query": "task: search result | query: ", "document": "title: none | text: "}
             return config, byte_level_bpe("<bos>", "<eos>"), {"pooling": "mean", "prompts": prompts, "dense": [128, 48]}
         case "t5":
-            config = t.T5Config(d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, vocab_size=600, n_positions=600, pad_token_id=0)
+            config = t.T5Config(
+                d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, vocab_size=600, n_positions=600, pad_token_id=0
+            )
             return config, byte_level_bpe("", "</s>"), {"pooling": "mean"}
     raise AssertionError(name)
 
@@ -144,16 +147,32 @@ def _spread(model: torch.nn.Module) -> None:
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
-    known = {"pad_token": ("<pad>", "[PAD]", "<|endoftext|>"), "cls_token": ("[CLS]",), "sep_token": ("[SEP]",), "bos_token": ("<s>", "<bos>"),
-             "eos_token": ("</s>", "<eos>"), "unk_token": ("[UNK]", "<unk>"), "mask_token": ("[MASK]",)}  # fmt: skip
+    known = {
+        "pad_token": ("<pad>", "[PAD]", "<|endoftext|>"),
+        "cls_token": ("[CLS]",),
+        "sep_token": ("[SEP]",),
+        "bos_token": ("<s>", "<bos>"),
+        "eos_token": ("</s>", "<eos>"),
+        "unk_token": ("[UNK]", "<unk>"),
+        "mask_token": ("[MASK]",),
+    }
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512}
     for role, tokens in known.items():
-        config |= {role: token for token in tokens if tokenizer.token_to_id(token) is not None}
+        for token in tokens:
+            if tokenizer.token_to_id(token) is not None:
+                config[role] = token
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
 def _write_modules(
-    folder: Path, modes: Any, include_prompt: bool, prompts: dict[str, str], normalize: bool, dense: list[int], limit: int | None, layer_norm: bool
+    folder: Path,
+    modes: Any,
+    include_prompt: bool,
+    prompts: dict[str, str],
+    normalize: bool,
+    dense: list[int],
+    limit: int | None,
+    layer_norm: bool,
 ) -> None:
     from sentence_transformers.sentence_transformer import modules as parts
 
@@ -161,7 +180,8 @@ def _write_modules(
     chain: list[tuple[str, Any]] = [("Transformer", None), ("Pooling", parts.Pooling(64, modes, include_prompt))]
     torch.manual_seed(13)
     for size in dense:
-        chain.append(("Dense", parts.Dense(width, size, activation_function=torch.nn.Tanh() if size == dense[0] else torch.nn.Identity())))
+        activation = torch.nn.Tanh() if size == dense[0] else torch.nn.Identity()
+        chain.append(("Dense", parts.Dense(width, size, activation_function=activation)))
         width = size
     if layer_norm:
         chain.append(("LayerNorm", parts.LayerNorm(width)))
@@ -177,7 +197,8 @@ def _write_modules(
     (folder / "modules.json").write_text(json.dumps(entries))
     if limit is not None:
         (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit, "do_lower_case": False}))
-    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}))
+    settings = {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
 
 
 def build_true_qwen3(origin: Path, folder: Path, *, layers: int = 3, hidden: int = 128) -> Path:
@@ -188,8 +209,8 @@ def build_true_qwen3(origin: Path, folder: Path, *, layers: int = 3, hidden: int
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
     config = json.loads((origin / "config.json").read_text())
-    config |= {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-               "intermediate_size": 192, "max_window_layers": layers, "initializer_range": SPREAD}  # fmt: skip
+    config |= {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config |= {"head_dim": 32, "intermediate_size": 192, "max_window_layers": layers, "initializer_range": SPREAD}
     pooling = folder / "1_Pooling" / "config.json"
     pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"word_embedding_dimension": hidden}))
     torch.manual_seed(7)

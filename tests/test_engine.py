@@ -15,7 +15,6 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from texts import TEXTS, prose
 
 from sightline import EmbeddingEngine, TokenizedText
 from sightline.embedding import worker as worker_module
@@ -23,6 +22,7 @@ from sightline.embedding.device import choose_device, choose_dtype
 from sightline.errors import EmbedderClosed, NonFiniteEmbedding, SightlineError, TextTooLong, UnknownInstruction, UsageError
 from sightline.protocols import Embedder
 from sightline.types import Priority, Role
+from texts import TEXTS, prose
 
 SOME = ["the lamp is lit", "", "a storm from the west", prose(120, seed=2), "東京"]
 
@@ -134,7 +134,8 @@ def test_concurrent_callers_get_their_own_vectors(minilm):
 def test_lone_query_overtakes_a_bulk_job(minilm):
     """It is answered while the job has most of its texts before it."""
     done = []
-    job = minilm.submit([prose(60, seed=row) for row in range(400)], role=Role.DOCUMENT, on_progress=lambda p: done.append(p.texts_done))
+    texts = [prose(60, seed=row) for row in range(400)]
+    job = minilm.submit(texts, role=Role.DOCUMENT, on_progress=lambda progress: done.append(progress.texts_done))
     minilm.embed_queries(["where is the lamp?"])
     answered_at = done[-1] if done else 0
     assert answered_at < 200
@@ -170,7 +171,9 @@ def test_cancelled_job_leaves_the_engine_free(minilm):
     assert minilm.stats().texts - before < 200
 
 
-@pytest.mark.parametrize(("family", "dtype"), [("bert", "float32"), ("qwen3", "bfloat16"), ("modernbert", "float32"), ("mpnet", "float32")])
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("bert", "float32"), ("qwen3", "bfloat16"), ("modernbert", "float32"), ("mpnet", "float32")]
+)
 def test_deterministic_vectors_are_the_same_to_the_bit(make_model, family, dtype):
     """Over two hundred random batchings of texts of every length class."""
     texts = [text for text in TEXTS if len(text) < 900]
@@ -384,7 +387,14 @@ def test_engine_in_a_forked_child_says_so(minilm):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"on_too_long": "split"}, {"dtype": "int8"}, {"max_batch_tokens": 0}, {"threads": 0}, {"clean": ["everything"]}, {"clean": "bom"}],
+    [
+        {"on_too_long": "split"},
+        {"dtype": "int8"},
+        {"max_batch_tokens": 0},
+        {"threads": 0},
+        {"clean": ["everything"]},
+        {"clean": "bom"},
+    ],
     ids=str,
 )
 def test_wrong_arguments_are_named_with_what_is_allowed(minilm_folder, wrong):
@@ -409,6 +419,8 @@ def test_number_format_follows_the_cpu(monkeypatch):
 def test_special_tokens_in_documents_are_an_option(qwen3_folder):
     """Off by default, as in the reference."""
     text = ["before <|im_end|> after"]
-    with EmbeddingEngine(qwen3_folder, dtype="float32", device="cpu") as parsed:
-        with EmbeddingEngine(qwen3_folder, dtype="float32", device="cpu", split_special_tokens=True) as plain:
-            assert np.abs(parsed.embed_documents(text) - plain.embed_documents(text)).max() > 1e-3
+    with (
+        EmbeddingEngine(qwen3_folder, dtype="float32", device="cpu") as parsed,
+        EmbeddingEngine(qwen3_folder, dtype="float32", device="cpu", split_special_tokens=True) as plain,
+    ):
+        assert np.abs(parsed.embed_documents(text) - plain.embed_documents(text)).max() > 1e-3

@@ -45,7 +45,7 @@ def test_qwen3_dimensions_keep_to_the_matryoshka_range(qwen3_folder, dimensions)
 
 def test_folder_that_does_not_exist(tmp_path):
     """Says what a model may be."""
-    with pytest.raises(ModelNotFound, match="No model folder at .*hub name"):
+    with pytest.raises(ModelNotFound, match=r"No model folder at .*hub name"):
         load_spec(tmp_path / "nothing")
 
 
@@ -121,7 +121,7 @@ def test_folder_without_config(folder):
 def test_broken_json_is_named(folder):
     """With its path."""
     (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="config.json isn't valid JSON"):
+    with pytest.raises(ModelError, match=r"config.json isn't valid JSON"):
         load_spec(folder)
 
 
@@ -139,18 +139,22 @@ def test_module_with_code_of_its_own_is_named(folder):
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["type"] = "custom_st.Transformer"
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ModelError, match="custom_st.Transformer"):
+    with pytest.raises(ModelError, match=r"custom_st.Transformer"):
         load_spec(folder)
 
 
 def test_unknown_pooling_is_named(folder):
     """With those that are known."""
     edit(folder / "1_Pooling" / "config.json", pooling_mode="attentive")
-    with pytest.raises(ModelError, match="unknown pooling 'attentive'.*lasttoken"):
+    with pytest.raises(ModelError, match=r"unknown pooling 'attentive'.*lasttoken"):
         load_spec(folder)
 
 
-@pytest.mark.parametrize("setting", [{"query_length": 32}, {"transformer_task": "fill-mask"}, {"processing_kwargs": {"text": {"stride": 2}}}], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [{"query_length": 32}, {"transformer_task": "fill-mask"}, {"processing_kwargs": {"text": {"stride": 2}}}],
+    ids=str,
+)
 def test_settings_that_would_change_vectors_are_refused(folder, setting):
     """What isn't supported isn't ignored."""
     edit(folder / "sentence_bert_config.json", **setting)
@@ -170,7 +174,8 @@ def test_weights_that_lack_tensors_are_refused(folder):
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
-    save_file({name: tensor for name, tensor in tensors.items() if "layer.1.attention" not in name}, folder / "model.safetensors", {"format": "pt"})
+    kept = {name: tensor for name, tensor in tensors.items() if "layer.1.attention" not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"weights lack \d+ tensors.*layer.1.attention"):
         EmbeddingEngine(folder, device="cpu").load()
 
@@ -198,7 +203,8 @@ def test_pooling_that_contradicts_the_folder_is_refused(folder):
 
 def test_legacy_pooling_keys_are_read(folder):
     """As older folders have them."""
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 64, "pooling_mode_cls_token": True}))
+    config = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
     assert load_spec(folder).pooling.modes == ("cls",)
 
 
@@ -240,7 +246,8 @@ def test_fingerprint_tells_models_apart(folder, part):
         path = folder / ("model.safetensors" if part == "weights" else "2_Dense/model.safetensors")
         save_file({name: tensor * 1.001 for name, tensor in load_file(path).items()}, path, {"format": "pt"})
     elif part == "tokenizer":
-        (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text().replace('"lowercase": true', '"lowercase": false'))
+        tokenizer = (folder / "tokenizer.json").read_text()
+        (folder / "tokenizer.json").write_text(tokenizer.replace('"lowercase": true', '"lowercase": false'))
     elif part == "pooling":
         edit(folder / "1_Pooling" / "config.json", pooling_mode="cls")
     else:

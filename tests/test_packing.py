@@ -14,7 +14,8 @@ from sightline.embedding.packing import Positions, check_packing
 def small(config_class, **more):
     torch.manual_seed(3)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 200}
-    model = transformers.AutoModel.from_config(config_class(**{**sizes, "max_position_embeddings": 128, **more}, initializer_range=0.25))
+    config = config_class(**{**sizes, "max_position_embeddings": 128, **more}, initializer_range=0.25)
+    model = transformers.AutoModel.from_config(config)
     attention.register()
     return model.eval()
 
@@ -41,7 +42,11 @@ def test_attention_that_gets_an_unknown_argument_refuses():
 def test_wrong_window_is_found(monkeypatch):
     """A window off by one passes the leak test and fails against the text alone."""
     right = attention._window_mask
-    monkeypatch.setattr(attention, "_window_mask", lambda length, window, causal, device: right(length, window - 1, causal, device))
+
+    def narrower(length, window, causal, device):
+        return right(length, window - 1, causal, device)
+
+    monkeypatch.setattr(attention, "_window_mask", narrower)
     model = small(transformers.MistralConfig, num_key_value_heads=1, sliding_window=8, pad_token_id=0)
     assert "differ" in check_packing(model).reason
 
@@ -125,7 +130,9 @@ def test_packed_attention_equals_plain_softmax(causal, window, heads):
     assert (result - reference_attention(query, key, value, lengths, causal, window)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("wrong", [{"softcap": 30.0}, {"s_aux": torch.ones(1)}, {"position_bias": torch.ones(1)}, {"output_attentions": True}])
+@pytest.mark.parametrize(
+    "wrong", [{"softcap": 30.0}, {"s_aux": torch.ones(1)}, {"position_bias": torch.ones(1)}, {"output_attentions": True}]
+)
 def test_arguments_that_change_the_result_are_refused(wrong):
     """By name."""
     tensor = torch.zeros(1, 1, 2, 4)
@@ -149,12 +156,20 @@ def varlen_double(with_gqa: bool, with_scale: bool, seen: dict):
         return reference_attention(*parts, lengths, right == 0, window)[0].float()
 
     if with_gqa and with_scale:
-        def attend(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False, num_splits=None):
-            return run(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa, "num_splits": num_splits})
+
+        def attend(
+            query, key, value, cu_seq_q, cu_seq_k, max_q, max_k,
+            *, scale=None, window_size=(-1, -1), enable_gqa=False, num_splits=None,
+        ):  # fmt: skip
+            options = {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa, "num_splits": num_splits}
+            return run(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, options)
+
     else:
+
         def attend(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, window_size=(-1, -1)):
             assert query.shape[1] == key.shape[1], "this release has no grouped heads"
             return run(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, {"window_size": window_size})
+
     return attend
 
 

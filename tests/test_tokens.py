@@ -8,12 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
-from texts import TEXTS, prose
 
 from sightline.embedding.cleaning import clean
 from sightline.embedding.models import load_spec
 from sightline.embedding.tokens import Tokenizer
 from sightline.errors import InputError, ModelError, TextTooLong, UsageError
+from texts import TEXTS, prose
 
 CLOSING = 151643
 
@@ -54,7 +54,8 @@ def test_ids_equal_autotokenizer(make_model, family):
 def test_folder_without_tokenizer_json_is_read_through_transformers(minilm_folder, tmp_path, bert):
     """vocab.txt alone is enough."""
     shutil.copytree(minilm_folder, tmp_path / "model", ignore=shutil.ignore_patterns("tokenizer.json"))
-    assert ids(Tokenizer(load_spec(tmp_path / "model")), "The lighthouse keeper's Café") == ids(bert, "The lighthouse keeper's Café")
+    text = "The lighthouse keeper's Café"
+    assert ids(Tokenizer(load_spec(tmp_path / "model")), text) == ids(bert, text)
 
 
 def test_closing_token_survives_truncation(qwen3_folder):
@@ -86,7 +87,16 @@ def test_huge_text_gives_the_tokens_of_the_whole(bert):
     assert abs(one.dropped_tokens - (len(reference) - bert.max_length)) < 0.1 * len(reference)
 
 
-@pytest.mark.parametrize("text", ["東京の天気は晴れです。" * 3000, "x" * 100_000, "a" * 99 + "é" * 50_000, " " * 100_000 + "end", "\n".join("ab" * 400 for _ in range(100))])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "東京の天気は晴れです。" * 3000,
+        "x" * 100_000,
+        "a" * 99 + "é" * 50_000,
+        " " * 100_000 + "end",
+        "\n".join("ab" * 400 for _ in range(100)),
+    ],
+)
 def test_huge_text_of_any_kind_gives_the_tokens_of_the_whole(bert, text):
     """Text without blanks, one endless word, endless blanks."""
     reference = bert._tokenizer.encode(text).ids
@@ -130,7 +140,7 @@ def test_plain_language_models_tokenizer_is_refused(qwen3_folder, shared_data, t
     folder = shutil.copytree(qwen3_folder, tmp_path / "model")
     packed = shared_data / "qwen3-base-tokenizer" / "tokenizer.json.gz"
     (folder / "tokenizer.json").write_bytes(gzip.decompress(packed.read_bytes()))
-    with pytest.raises(ModelError, match="appends nothing.*151643"):
+    with pytest.raises(ModelError, match=r"appends nothing.*151643"):
         Tokenizer(load_spec(folder))
 
 
@@ -149,7 +159,7 @@ def test_instruction_that_fills_the_whole_length_is_refused(minilm_folder):
 
 def test_lone_surrogate_is_named(bert):
     """With its place."""
-    with pytest.raises(InputError, match="Text 1 .*character 3"):
+    with pytest.raises(InputError, match=r"Text 1 .*character 3"):
         bert.tokenize(["fine", "abc\ud800"])
 
 
@@ -163,7 +173,7 @@ def test_what_is_no_text_is_named(minilm, wrong):
 @pytest.mark.parametrize("wrong", [[], [-1], [10**9]])
 def test_ids_outside_the_vocabulary_are_refused(bert, wrong):
     """The model would read memory that isn't there."""
-    with pytest.raises(InputError, match="0..30521"):
+    with pytest.raises(InputError, match=r"0..30521"):
         bert.ready(wrong, 0, 0, "truncate")
 
 

@@ -2,7 +2,8 @@
 
 A packed batch is one row of tokens, texts back to back, `cu_seq_lens` (num_texts + 1) saying where each begins. On CUDA in half
 precision `torch.nn.attention.varlen` attends them in one call; everywhere else equal lengths that lie side by side share one
-`scaled_dot_product_attention`. What this function doesn't understand it refuses: ignoring an argument would be a silent wrong answer.
+`scaled_dot_product_attention`. What this function doesn't understand it refuses: ignoring an argument would be a silent wrong
+answer.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import inspect
 import threading
 from functools import cache
-from itertools import groupby
-from typing import Any
+from itertools import groupby, pairwise
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +21,15 @@ from torch.nn.functional import scaled_dot_product_attention
 NAME = "sightline_packed"
 
 # Arguments of attention functions that don't change the result without a cache, a mask or training.
-_HARMLESS = {"position_ids", "use_cache", "cache_position", "deterministic", "output_attentions", "encoder_hidden_states", "dropout"}
+_HARMLESS = {
+    "position_ids",
+    "use_cache",
+    "cache_position",
+    "deterministic",
+    "output_attentions",
+    "encoder_hidden_states",
+    "dropout",
+}
 
 _counter = threading.local()
 
@@ -32,7 +41,7 @@ def register() -> None:
     AttentionInterface.register(NAME, packed_attention)
 
 
-class count_calls:  # noqa: N801 - reads as a statement
+class count_calls:  # in lower case, because it reads as a statement
     """Count the calls of `packed_attention` in this thread: `with count_calls() as calls: ...; calls.total`."""
 
     total = 0
@@ -63,7 +72,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention within each text of a packed batch.
 
-    *Shapes:* query `(1, heads, tokens, head_dim)`, key and value `(1, kv_heads, tokens, head_dim)` -> `(1, tokens, heads, head_dim)`.
+    *Shapes:* query `(1, heads, tokens, head_dim)`, key and value `(1, kv_heads, tokens, head_dim)` ->
+    `(1, tokens, heads, head_dim)`.
     A window keeps keys with `|i - j| < sliding_window` (and `i >= j` if causal).
 
     Raises:
@@ -96,20 +106,32 @@ def _grouped(
     tokens_first = [tensor.transpose(1, 2)[0] for tensor in (query, key, value)]
     result = torch.empty((1, query.shape[2], query.shape[1], value.shape[3]), dtype=query.dtype, device=query.device)
     gqa = query.shape[1] != key.shape[1]
-    lengths = [end - start for start, end in zip(cu_seq_lens, cu_seq_lens[1:], strict=False)]
+    lengths = [end - start for start, end in pairwise(cu_seq_lens)]
     start = 0
     for length, run in groupby(lengths):
         count = sum(1 for _ in run)
         end = start + count * length
-        parts = [tensor[start:end].unflatten(0, (count, length)).transpose(1, 2) for tensor in tokens_first]
+        queries, keys, values = (_by_text(tensor[start:end], count, length).transpose(1, 2) for tensor in tokens_first)
         windowed = window is not None and length > window
         mask = _window_mask(length, window, causal, query.device) if windowed and window is not None else None
         attended = scaled_dot_product_attention(
-            *parts, attn_mask=mask, is_causal=causal and mask is None and length > 1, scale=scaling, enable_gqa=gqa
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=causal and mask is None and length > 1,
+            scale=scaling,
+            enable_gqa=gqa,
         )
-        result[0, start:end].unflatten(0, (count, length)).copy_(attended.transpose(1, 2))
+        _by_text(result[0, start:end], count, length).copy_(attended.transpose(1, 2))
         start = end
     return result
+
+
+def _by_text(tokens: Tensor, count: int, length: int) -> Tensor:
+    """A view of texts of equal length. *Shapes:* `(count * length, ...)` -> `(count, length, ...)`."""
+    texts: Tensor = tokens.unflatten(0, (count, length))  # type: ignore[no-untyped-call]
+    return texts
 
 
 def _window_mask(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
@@ -121,7 +143,14 @@ def _window_mask(length: int, window: int, causal: bool, device: torch.device) -
 
 
 def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, cu_seq_lens: Tensor, longest: int, scaling: float | None, causal: bool, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_lens: Tensor,
+    longest: int,
+    scaling: float | None,
+    causal: bool,
+    window: int | None,
 ) -> Tensor:
     """torch's variable-length attention. *Shape:* `(1, tokens, heads, head_dim)`."""
     from torch.nn.attention.varlen import varlen_attn
@@ -144,7 +173,8 @@ def _varlen(
         raise ValueError("this torch release has no windows in variable-length attention")
     options["is_causal"] = causal
     options = {name: option for name, option in options.items() if name in known}
-    attended: Tensor = varlen_attn(query, key, value, cu_seq_lens, cu_seq_lens, longest, longest, **options)
+    # A pair only where auxiliary results are asked for.
+    attended = cast(Tensor, varlen_attn(query, key, value, cu_seq_lens, cu_seq_lens, longest, longest, **options))
     return attended[None]
 
 

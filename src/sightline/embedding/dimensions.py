@@ -28,7 +28,8 @@ class DimensionRange:
         """Return the length to cut to (`native` for None); raise DimensionError outside `minimum..native`."""
         if dimensions is None:
             return self.native
-        if not isinstance(dimensions, (int, np.integer)) or isinstance(dimensions, bool) or not self.minimum <= dimensions <= self.native:
+        is_integer = isinstance(dimensions, (int, np.integer)) and not isinstance(dimensions, bool)
+        if not is_integer or not self.minimum <= dimensions <= self.native:
             raise DimensionError(f"dimensions={dimensions!r} is out of range: this model gives {self.minimum} to {self.native}.")
         return int(dimensions)
 

@@ -52,7 +52,9 @@ class TransformersEncoder:
         ModelError: The weights don't fit the architecture, or the architecture isn't known.
     """
 
-    def __init__(self, spec: ModelSpec, device: torch.device, dtype: str, *, trust_remote_code: bool = False, pack: bool = True) -> None:
+    def __init__(
+        self, spec: ModelSpec, device: torch.device, dtype: str, *, trust_remote_code: bool = False, pack: bool = True
+    ) -> None:
         self._model = load_model(spec, device, dtype, trust_remote_code=trust_remote_code)
         self._device = device
         self._pad_id = int(spec.config.get("pad_token_id") or 0)
@@ -106,9 +108,13 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: str, *, trust_remot
             f"transformers can't load {spec.folder} (model_type {spec.config.get('model_type')!r}): {str(error).splitlines()[0]} "
             + ("" if trust_remote_code else "If its code ships with the model and you trust it, pass trust_remote_code=True.")
         ) from error
-    missing = [name for name in report["missing_keys"] if not any(part in f".{name}" for part in (f".{unused}" for unused in _UNUSED_PARTS))]
+    unused = [f".{part}" for part in _UNUSED_PARTS]
+    missing = [name for name in report["missing_keys"] if not any(part in f".{name}" for part in unused)]
     if missing:
-        raise ModelError(f"{spec.folder}: the weights lack {len(missing)} tensors of the architecture, e.g. {sorted(missing)[0]!r}. Fetch the whole model.")
+        raise ModelError(
+            f"{spec.folder}: the weights lack {len(missing)} tensors of the architecture, e.g. {sorted(missing)[0]!r}. "
+            "Fetch the whole model."
+        )
     return model.to(device).eval()
 
 
@@ -116,7 +122,7 @@ def _auto_class(config: Any) -> Any:
     """AutoModel; for an encoder-decoder such as T5 the class that is its encoder alone."""
     from transformers import AutoModel, AutoModelForTextEncoding
 
-    encoders = AutoModelForTextEncoding._model_mapping
+    encoders: Any = AutoModelForTextEncoding._model_mapping
     is_half = type(config) in encoders and encoders[type(config)].__name__.endswith("EncoderModel")
     return AutoModelForTextEncoding if is_half else AutoModel
 
@@ -124,8 +130,9 @@ def _auto_class(config: Any) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bar and no load report on the user's terminal; transformers' settings are put back."""
-    from transformers.utils import logging as transformers_logging
+    from transformers.utils import logging as untyped_logging
 
+    transformers_logging: Any = untyped_logging
     bar, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

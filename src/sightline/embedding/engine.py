@@ -42,7 +42,16 @@ from sightline.embedding.submissions import Item, Submission, SubmissionQueue
 from sightline.embedding.tokens import ON_TOO_LONG, OnTooLong, TokenizedInput, Tokenizer
 from sightline.errors import EmbedderClosed, SightlineError, UsageError
 from sightline.protocols import InstructionLike, Texts
-from sightline.types import EmbedderIdentity, EmbeddingStats, FloatArray, Instruction, OnEmbeddingProgress, Priority, Role, TokenizedText
+from sightline.types import (
+    EmbedderIdentity,
+    EmbeddingStats,
+    FloatArray,
+    Instruction,
+    OnEmbeddingProgress,
+    Priority,
+    Role,
+    TokenizedText,
+)
 
 if TYPE_CHECKING:
     from sightline.embedding.worker import DeviceWorker, Loaded
@@ -243,7 +252,8 @@ class EmbeddingEngine(BaseEmbedder):
 
     def tokenize(self, texts: Sequence[str], *, role: Role, instruction: InstructionLike = None) -> list[TokenizedText]:
         """Texts as the model reads them, truncated; embedding them gives what embedding the texts gives."""
-        inputs = self.tokenizer.tokenize([clean(text, self._clean) for text in texts], self._instructions.prompt(role, instruction))
+        cleaned = [clean(text, self._clean) for text in texts]
+        inputs = self.tokenizer.tokenize(cleaned, self._instructions.prompt(role, instruction))
         return [TokenizedText(one.parts[0].ids.tolist(), one.parts[0].prompt_length) for one in inputs]
 
     def submit(
@@ -297,7 +307,9 @@ class EmbeddingEngine(BaseEmbedder):
 
     def _check_usable(self) -> None:
         if self._process != os.getpid():
-            raise SightlineError("This engine was made before the process forked; its device thread isn't here. Make an engine in the child.")
+            raise SightlineError(
+                "This engine was made before the process forked; its device thread isn't here. Make an engine in the child."
+            )
         if self._queue.closed and self._worker is None:
             raise EmbedderClosed("This engine was closed; make a new one.")
 
@@ -344,7 +356,10 @@ class EmbeddingEngine(BaseEmbedder):
         inputs: list[TokenizedInput] = []
         for start, kind, run in _runs(texts):
             if kind is TokenizedText:
-                inputs += [self.tokenizer.ready(one.ids, one.prompt_length, first + start + i, self._on_too_long) for i, one in enumerate(run)]
+                inputs += [
+                    self.tokenizer.ready(one.ids, one.prompt_length, number, self._on_too_long)
+                    for number, one in enumerate(run, start=first + start)
+                ]
             else:
                 cleaned = [clean(text, self._clean) if isinstance(text, str) else text for text in run]
                 inputs += self.tokenizer.tokenize(cleaned, call.prompt, self._on_too_long, first + start)

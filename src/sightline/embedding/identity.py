@@ -18,7 +18,15 @@ from sightline.embedding.models import DenseSpec, LayerNormSpec, ModelSpec
 
 _SAMPLES, _SAMPLE_BYTES = 4, 256
 _LABELS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache", "_attn_implementation"}
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+)
 
 
 def fingerprint(spec: ModelSpec, settings: Mapping[str, Any]) -> str:

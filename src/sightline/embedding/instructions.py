@@ -27,7 +27,8 @@ def template_of(prompts: Mapping[str, str]) -> str | None:
 def check_template(template: str) -> str:
     """Return `template` if it has exactly one `{instruction}`; raise UsageError otherwise."""
     if template.count(_PLACE) != 1:
-        raise UsageError(f"An instruction template holds {_PLACE!r} exactly once, e.g. 'Instruct: {_PLACE}\\nQuery:'; got {template!r}.")
+        example = f"'Instruct: {_PLACE}\\nQuery:'"
+        raise UsageError(f"An instruction template holds {_PLACE!r} exactly once, e.g. {example}; got {template!r}.")
     return template
 
 
@@ -87,10 +88,10 @@ class Instructions:
         return self._named(instruction) if _NAME.fullmatch(instruction) else self._sentence(instruction)
 
     def _default(self, role: Role) -> str:
-        names = (*_ROLE_NAMES[role], self.default_name)
+        names = _ROLE_NAMES[role] if self.default_name is None else (*_ROLE_NAMES[role], self.default_name)
         return next((self._named(name) for name in names if name in self.custom or name in self.prompts), "")
 
-    def _named(self, name: str | None) -> str:
+    def _named(self, name: str) -> str:
         if name in self.custom:
             return self._sentence(self.custom[name])
         if name not in self.prompts:

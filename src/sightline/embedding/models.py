@@ -36,7 +36,16 @@ _TRANSFORMER_CONFIGS = tuple(
 )
 _TOKENIZER_SOURCES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 # Their position ids start behind the padding id, so that many positions are lost.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "roberta-prelayernorm", "ibert"}
+_OFFSET_POSITIONS = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "roberta-prelayernorm",
+    "ibert",
+}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -172,7 +181,9 @@ def load_spec(model: str | Path, *, revision: str | None = None, pooling: str | 
             raise UsageError(f"revision={revision!r} names a hub commit, but {name!r} is a local folder. Leave it out.")
         return read_spec(Path(model).expanduser(), name=name, pooling=pooling)
     if not _HUB_NAME.fullmatch(name):
-        raise ModelNotFound(f"No model folder at {name!r}. Give an existing folder, {_PACKAGE}NAME, or a hub name such as {DEFAULT_MODEL}.")
+        raise ModelNotFound(
+            f"No model folder at {name!r}. Give an existing folder, {_PACKAGE}NAME, or a hub name such as {DEFAULT_MODEL}."
+        )
     return _hub_spec(name, revision, pooling)
 
 
@@ -288,7 +299,10 @@ def _modules(root: Path) -> list[tuple[str, str]]:
         modules.append((kind, entry["path"]))
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
-        raise ModelError(f"{root} begins with the modules {kinds[:2]}. Sightline reads Transformer, Pooling, then Dense, LayerNorm, Normalize.")
+        raise ModelError(
+            f"{root} begins with the modules {kinds[:2]}. "
+            "Sightline reads Transformer, Pooling, then Dense, LayerNorm, Normalize."
+        )
     return modules
 
 
@@ -296,7 +310,9 @@ def _config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] | None = _json(folder / "config.json")
     if config is None:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) if folder.is_dir() else "nothing"
-        raise ModelError(f"{folder} has no config.json (found: {found or 'nothing'}). Give a transformers or sentence-transformers folder.")
+        raise ModelError(
+            f"{folder} has no config.json (found: {found or 'nothing'}). Give a transformers or sentence-transformers folder."
+        )
     return config
 
 
@@ -306,7 +322,8 @@ def _hidden_size(config: Mapping[str, Any], folder: Path) -> int:
             return int(config[key])
     if isinstance(config.get("text_config"), dict):
         return _hidden_size(config["text_config"], folder)
-    raise ModelError(f"{folder}/config.json names no hidden_size (model_type {config.get('model_type')!r}). It isn't a text encoder.")
+    model_type = config.get("model_type")
+    raise ModelError(f"{folder}/config.json names no hidden_size (model_type {model_type!r}). It isn't a text encoder.")
 
 
 def _pooling(root: Path, modules: list[tuple[str, str]], asked: str | Sequence[str] | None) -> PoolingSpec:
@@ -315,7 +332,8 @@ def _pooling(root: Path, modules: list[tuple[str, str]], asked: str | Sequence[s
         _check_modes(asked_modes, "pooling=")
     if not modules:
         if asked_modes is None:
-            raise ModelError(f"{root} has no modules.json, so nothing says how to pool. Pass pooling=, one of {', '.join(POOLING_MODES)}.")
+            known = ", ".join(POOLING_MODES)
+            raise ModelError(f"{root} has no modules.json, so nothing says how to pool. Pass pooling=, one of {known}.")
         return PoolingSpec(asked_modes)
     path = root / modules[1][1] / "config.json"
     config = _json(path)
@@ -351,16 +369,18 @@ def _head(folder: Path, kind: str) -> HeadSpec | None:
             return _dense(folder)
         case "LayerNorm":
             return LayerNormSpec(_head_weights(folder), int(_json(folder / "config.json")["dimension"]))
-    raise ModelError(f"{folder} is a {kind!r} module, which Sightline doesn't know. It reads Transformer, Pooling, Dense, LayerNorm, Normalize.")
+    raise ModelError(
+        f"{folder} is a {kind!r} module, which Sightline doesn't know. "
+        "It reads Transformer, Pooling, Dense, LayerNorm, Normalize."
+    )
 
 
 def _dense(folder: Path) -> DenseSpec:
     config = _json(folder / "config.json") or {}
-    if config.get("module_input_name", "sentence_embedding") != "sentence_embedding" or config.get("module_output_name") not in (
-        None,
-        "sentence_embedding",
-    ):
-        raise ModelError(f"{folder}: a Dense module on {config.get('module_input_name')!r} isn't supported, only on the sentence embedding.")
+    reads_embedding = config.get("module_input_name", "sentence_embedding") == "sentence_embedding"
+    if not reads_embedding or config.get("module_output_name") not in (None, "sentence_embedding"):
+        read = config.get("module_input_name")
+        raise ModelError(f"{folder}: a Dense module on {read!r} isn't supported, only on the sentence embedding.")
     return DenseSpec(
         weights=_head_weights(folder),
         in_features=int(config["in_features"]),
@@ -398,19 +418,22 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     shards = tuple(folder / name for name in sorted(set(index["weight_map"].values())))
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} of {len(shards)} weight files: {', '.join(missing[:3])}. Fetch the whole model.")
+        named = ", ".join(missing[:3])
+        raise ModelError(f"{folder} lacks {len(missing)} of {len(shards)} weight files: {named}. Fetch the whole model.")
     return shards
 
 
 def _check_tokenizer(folder: Path) -> None:
     if (folder / "tokenizer.json").is_file() or any((folder / name).is_file() for name in _TOKENIZER_SOURCES):
         return
-    raise ModelError(f"{folder} has no tokenizer (tokenizer.json, or one of {', '.join(_TOKENIZER_SOURCES)}). Fetch the whole model.")
+    sources = ", ".join(_TOKENIZER_SOURCES)
+    raise ModelError(f"{folder} has no tokenizer (tokenizer.json, or one of {sources}). Fetch the whole model.")
 
 
 def _transformer_settings(folder: Path, config: Mapping[str, Any]) -> tuple[int, bool]:
     """The longest input and whether to lowercase, from sentence_bert_config.json where there is one."""
-    stored = next((found for name in _TRANSFORMER_CONFIGS if (found := _json(folder / name)) is not None), {})
+    candidates = (_json(folder / name) for name in _TRANSFORMER_CONFIGS)
+    stored: Mapping[str, Any] = next((found for found in candidates if found is not None), {})
     text = _checked_text_settings(folder, stored)
     limit = stored.get("max_seq_length") or text.get("max_length") or _positions(folder, config)
     return int(limit), bool(stored.get("do_lower_case", False))
@@ -423,7 +446,8 @@ def _checked_text_settings(folder: Path, stored: Mapping[str, Any]) -> Mapping[s
     text = dict(processing.pop("text", {}) or {})
     unsupported = {key: stored[key] for key in ("query_length", "document_length", "query_expansion") if stored.get(key)}
     unsupported |= {f"processing_kwargs.{key}": value for key, value in processing.items() if value}
-    unsupported |= {f"processing_kwargs.text.{key}": value for key, value in text.items() if key not in ("max_length", "truncation", "padding")}
+    harmless = ("max_length", "truncation", "padding")
+    unsupported |= {f"processing_kwargs.text.{key}": value for key, value in text.items() if key not in harmless}
     if task != "feature-extraction":
         unsupported["transformer_task"] = task
     if unsupported:
@@ -434,9 +458,12 @@ def _checked_text_settings(folder: Path, stored: Mapping[str, Any]) -> Mapping[s
 def _positions(folder: Path, config: Mapping[str, Any]) -> int:
     text_config = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     positions = (text_config or config).get("max_position_embeddings") or config.get("n_positions")
-    limits = [limit for limit in (positions, (_json(folder / "tokenizer_config.json", {})).get("model_max_length")) if limit and limit > 0]
+    of_tokenizer = _json(folder / "tokenizer_config.json", {}).get("model_max_length")
+    limits = [limit for limit in (positions, of_tokenizer) if limit and limit > 0]
     if not limits:
-        raise ModelError(f"{folder} doesn't say how long a text may be (no max_seq_length, max_position_embeddings or model_max_length).")
+        raise ModelError(
+            f"{folder} doesn't say how long a text may be (no max_seq_length, max_position_embeddings or model_max_length)."
+        )
     limit = int(min(limits))
     if positions and config.get("model_type") in _OFFSET_POSITIONS:
         limit = min(limit, int(positions) - int(config.get("pad_token_id") or 0) - 1)

@@ -47,7 +47,8 @@ class Positions:
         counted = np.ones_like(ids) if self.still_id is None else (ids != self.still_id).astype(np.int64)
         running = np.concatenate([[0], np.cumsum(counted)])
         starts = np.cumsum(lengths) - lengths
-        return (running[1:] - np.repeat(running[starts], lengths)) * counted + self.first - 1
+        positions: npt.NDArray[np.int64] = (running[1:] - np.repeat(running[starts], lengths)) * counted + self.first - 1
+        return positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,9 @@ def check_packing(model: Any) -> Packing:
     return verdict
 
 
-def forward_packed(model: Any, ids: npt.NDArray[np.int64], lengths: list[int], positions: Positions, device: torch.device) -> Tensor:
+def forward_packed(
+    model: Any, ids: npt.NDArray[np.int64], lengths: list[int], positions: Positions, device: torch.device
+) -> Tensor:
     """One pass over packed texts. *Shapes:* ids `(tokens,)` -> hidden `(tokens, hidden)`."""
     counts = np.asarray(lengths, dtype=np.int64)
     cu_seq_lens = to_device(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32), device)
@@ -133,7 +136,7 @@ def _verdict(model: Any, reference: str) -> Packing:
 
 def _pack(model: Any, texts: list[npt.NDArray[np.int64]], positions: Positions) -> list[Tensor]:
     lengths = [len(text) for text in texts]
-    return list(forward_packed(model, np.concatenate(texts), lengths, positions, _device(model)).split(lengths))
+    return list(torch.split(forward_packed(model, np.concatenate(texts), lengths, positions, _device(model)), lengths))
 
 
 def _alone(model: Any, texts: list[npt.NDArray[np.int64]]) -> tuple[Positions, list[Tensor]]:

@@ -27,11 +27,14 @@ class Pooler:
         self._head = [_module(spec).to(device).float().eval() for spec in head]
 
     def __call__(self, hidden: Tensor, lengths: Sequence[int], prompt_lengths: Sequence[int]) -> Tensor:
-        """Pool packed texts. *Shapes:* hidden `(tokens, hidden)`, both lengths `(num_texts,)` -> float32 `(num_texts, dimensions)`.
+        """Pool packed texts; tokens behind the last one (filler) are ignored.
 
-        Tokens behind the last text (filler) are ignored.
+        *Shapes:* hidden `(tokens, hidden)`, both lengths `(num_texts,)` -> float32 `(num_texts, dimensions)`.
         """
-        skipped = [0] * len(lengths) if self._pooling.include_prompt else [min(a, b - 1) for a, b in zip(prompt_lengths, lengths, strict=True)]
+        if self._pooling.include_prompt:
+            skipped = [0] * len(lengths)
+        else:
+            skipped = [min(prompt, length - 1) for prompt, length in zip(prompt_lengths, lengths, strict=True)]
         pooled = torch.cat([_pool(mode, hidden, lengths, skipped) for mode in self._pooling.modes], dim=1)
         for module in self._head:
             pooled = module(pooled)
@@ -112,7 +115,9 @@ def _activation(spec: DenseSpec) -> nn.Module:
     """torch's own activation classes only: a name from a model folder imports nothing else."""
     module, _, name = spec.activation.rpartition(".")
     if module.split(".")[:2] != ["torch", "nn"]:
-        raise ModelError(f"{spec.weights.parent}: the activation {spec.activation!r} isn't torch's own; Sightline runs no other code.")
+        raise ModelError(
+            f"{spec.weights.parent}: the activation {spec.activation!r} isn't torch's own; Sightline runs no other code."
+        )
     kind: Any = getattr(importlib.import_module(module), name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ModelError(f"{spec.weights.parent}: torch has no activation {spec.activation!r}.")

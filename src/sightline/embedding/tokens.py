@@ -24,6 +24,12 @@ ON_TOO_LONG: tuple[OnTooLong, ...] = ("truncate", "error", "average")
 _CHARS_PER_TOKEN = 16
 # Tokens read beyond the limit, so that a cut through the text can't change a token that is kept.
 _MARGIN = 64
+# What tokenizer_config.json overrules of BERT's normaliser: the attribute, and its key there.
+_NORMALIZER_KEYS = {
+    "lowercase": "do_lower_case",
+    "handle_chinese_chars": "tokenize_chinese_chars",
+    "strip_accents": "strip_accents",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,9 @@ class Tokenizer:
         self.max_length = _checked_length(spec, max_length, len(self.prefix) + len(self.suffix))
         self.room = self.max_length - len(self.prefix) - len(self.suffix)
 
-    def tokenize(self, texts: Sequence[str], prompt: str = "", on_too_long: OnTooLong = "truncate", first: int = 0) -> list[TokenizedInput]:
+    def tokenize(
+        self, texts: Sequence[str], prompt: str = "", on_too_long: OnTooLong = "truncate", first: int = 0
+    ) -> list[TokenizedInput]:
         """Tokenise `prompt + text` for each text; `first` is the number of the first one, for messages.
 
         Raises:
@@ -72,7 +80,10 @@ class Tokenizer:
         prompt_ids = self._encode([prompt])[0] if prompt else []
         prompt_length = len(self.prefix) + len(prompt_ids) if prompt else 0
         if len(prompt_ids) >= self.room:
-            raise InputError(f"The instruction alone has {len(prompt_ids)} tokens; {self.room} is all that a text and its instruction may have.")
+            raise InputError(
+                f"The instruction alone has {len(prompt_ids)} tokens; "
+                f"{self.room} is all that a text and its instruction may have."
+            )
         results = []
         for number, (ids, unread) in enumerate(contents, start=first):
             if not len(ids) and not self.prefix and not self.suffix:
@@ -191,7 +202,7 @@ def _follow_config(tokenizer: Any, spec: ModelSpec) -> None:
     path = spec.folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     normalizer = tokenizer.normalizer
-    for ours, theirs in (("lowercase", "do_lower_case"), ("handle_chinese_chars", "tokenize_chinese_chars"), ("strip_accents", "strip_accents")):
+    for ours, theirs in _NORMALIZER_KEYS.items():
         if theirs in config and getattr(normalizer, ours) != config[theirs]:
             setattr(normalizer, ours, config[theirs])
     tokenizer.normalizer = normalizer
@@ -202,10 +213,11 @@ def _check_closing_token(spec: ModelSpec, suffix: list[int]) -> None:
         return
     wanted = spec.family.closing_token if spec.family else None
     if wanted is not None and suffix != [wanted]:
+        family = spec.family.name if spec.family else ""
         raise ModelError(
-            f"{spec.folder}: this tokenizer appends {suffix or 'nothing'} to a text, but {spec.family.name if spec.family else ''} pools "
-            f"the token {wanted} that its own tokenizer appends, so every vector would be wrong. This looks like the tokenizer of "
-            f"the plain language model; take tokenizer.json from the embedding model."
+            f"{spec.folder}: this tokenizer appends {suffix or 'nothing'} to a text, but {family} pools the token {wanted} that "
+            "its own tokenizer appends, so every vector would be wrong. "
+            "This looks like the tokenizer of the plain language model; take tokenizer.json from the embedding model."
         )
 
 

@@ -15,9 +15,9 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,7 +31,8 @@ from sightline.types import FloatArray
 
 log = logging.getLogger(__name__)
 
-# Workers whose thread may still run. The interpreter's exit waits for them: a thread that it kills inside torch aborts the process.
+# Workers whose thread may still run. The interpreter's exit waits for them: a thread that it kills inside torch aborts the
+# process.
 _running: weakref.WeakSet[DeviceWorker] = weakref.WeakSet()
 
 
@@ -89,6 +90,7 @@ class DeviceWorker:
             self._thread.join()
 
     def _run(self) -> None:
+        loaded: Loaded | None = None
         try:
             with _confined_threads(self._threads), torch.inference_mode():
                 loaded = self._load()
@@ -100,7 +102,7 @@ class DeviceWorker:
             self._queue.close(error)
         finally:
             self._ready.set()
-            loaded = None
+            loaded = None  # the model's memory can only be returned once nothing holds it
             _return_memory()
 
 
@@ -128,7 +130,8 @@ class _Loop:
             return [(items, self._forward(items))]
         except torch.OutOfMemoryError:
             if len(items) == 1 or self._policy.deterministic:
-                _fail(items, "The device is out of memory for one batch. Lower max_length or max_batch_tokens, or free the device.")
+                message = "The device is out of memory for one batch. Lower max_length or max_batch_tokens, or free the device."
+                _fail(items, message)
                 return []
         except Exception as error:  # noqa: BLE001 - a failed batch fails its callers; the engine lives on for the others
             for submission in {item.submission for item in items}:
@@ -160,7 +163,7 @@ class _Loop:
                 submission.fail(error)
             return
         self._on_batch(sum(1 for item in items if item.num_parts == 1), sum(map(len, items)))
-        finite = np.isfinite(vectors).all(axis=1)
+        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
         groups: dict[Submission, list[int]] = defaultdict(list)
         for index, item in enumerate(items):
             groups[item.submission].append(index)
@@ -169,7 +172,7 @@ class _Loop:
                 _deliver_group(submission, [items[index] for index in indices], vectors[indices], finite[indices])
 
 
-def _deliver_group(submission: Submission, items: list[Item], vectors: FloatArray, finite: np.ndarray[Any, Any]) -> None:
+def _deliver_group(submission: Submission, items: list[Item], vectors: FloatArray, finite: npt.NDArray[np.bool_]) -> None:
     if not finite.all():
         row = items[int(np.argmin(finite))].row
         error = NonFiniteEmbedding(
@@ -195,7 +198,7 @@ def _to_host(vectors: Tensor) -> Callable[[], FloatArray]:
         return lambda: array
     host = torch.empty(vectors.shape, dtype=torch.float32, pin_memory=True)
     host.copy_(vectors, non_blocking=True)
-    copied = torch.cuda.Event()
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied.record()
 
     def wait() -> FloatArray:
@@ -206,7 +209,7 @@ def _to_host(vectors: Tensor) -> Callable[[], FloatArray]:
     return wait
 
 
-class _confined_threads:  # noqa: N801 - reads as a statement
+class _confined_threads:  # in lower case, because it reads as a statement
     """Set the number of CPU threads in this thread only.
 
     torch's setter changes the calling thread's OpenMP setting and the default of threads to come. The default is put back by
@@ -229,5 +232,5 @@ class _confined_threads:  # noqa: N801 - reads as a statement
 
 def _return_memory() -> None:
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

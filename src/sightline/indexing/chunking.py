@@ -1,6 +1,16 @@
 """document -> chunks: cut at headings, and within a section that is too long at places that its content alone decides. Pure.
 
-Where a section is cut depends on hashes of what stands there, so that cuts fall in place again after an edit.
+Every place where a long section may be cut has a strength: what begins there (a block, a list item, a sentence, a word), then a
+hash of it. A place that is the strongest for half a chunk both ways is an anchor and is cut; elsewhere neighbours are joined,
+the weakest place between them first, as long as both together fit; last, a piece below an eighth of the limit is joined across
+an anchor. A cut so depends on what lies near it only, and falls in place again after an edit.
+
+Measured on 494 real files, 2500 single-paragraph edits each at limits of 254 and 128 tokens: 1.34 and 1.27 chunks with new text
+in the mean, at most three for 99.92 and 99.96 % of the edits, never more than five; at the top of a file never more than three.
+Cutting at the strongest place again and again until all fits (a treap) gave more than three for 1.4 and 0.2 %, a fifth more
+chunks, and 9.6 and 7.5 % of them below an eighth of the limit instead of 4.1 and 0.5 % (short sections included). Joining
+without anchors gave slightly longer chunks, but more than three for 0.28 and 0.08 %. No way that was tried has a hard bound: with
+the limit on length, what was just short enough may have to be cut anew on both sides of a new paragraph.
 """
 
 from __future__ import annotations
@@ -27,6 +37,9 @@ _CHUNKER = "sections/1"  # another number for any change that moves a cut: colle
 _CHARS_PER_TOKEN = 4  # where there is no tokenizer
 # A token longer than this is an unknown word or a rule of dashes; it counts once for each so many characters, and may be cut.
 _LONGEST_TOKEN = 128
+# A piece that is shorter than the limit by this, or by an eighth, can't go beyond it by being tokenised alone: a tokenizer reads
+# words, so only the first and the last one can change.
+_SLACK = 8
 _SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]*_]*\s+|[。！？；][”』」）]*\s*""")
 _LINE_END = re.compile(r"[\r\n]\s*")
 _WORD_END = re.compile(r"\s+")
@@ -143,21 +156,23 @@ class _Unit:
 
 @dataclass(frozen=True, slots=True)
 class _Ruler:
-    """Measures stretches of a text in tokens, or in characters where there is no tokenizer."""
+    """Measures stretches of a text in tokens, or in characters where there is no tokenizer; `exact` unless it had to guess."""
 
     starts: npt.NDArray[np.int64] | None
     ends: npt.NDArray[np.int64] | None
     limit: int
+    exact: bool
 
     @classmethod
     def of(cls, text: str, max_tokens: int, spans: npt.NDArray[np.int32] | None) -> _Ruler:
         if spans is None:
-            return cls(None, None, max_tokens * _CHARS_PER_TOKEN)
+            return cls(None, None, max_tokens * _CHARS_PER_TOKEN, exact=False)
         starts, ends = spans[:, 0].astype(np.int64), spans[:, 1].astype(np.int64)
-        for token in np.flatnonzero(ends - starts > _LONGEST_TOKEN)[::-1]:
+        endless = np.flatnonzero(ends - starts > _LONGEST_TOKEN)
+        for token in endless[::-1]:
             inner = np.arange(starts[token] + _LONGEST_TOKEN, ends[token], _LONGEST_TOKEN)
             starts, ends = np.insert(starts, token + 1, inner), np.insert(ends, token, inner)
-        return cls(starts, ends, max_tokens)
+        return cls(starts, ends, max_tokens, exact=not len(endless))
 
     def before(self, positions: Sequence[int]) -> list[int]:
         """For each position, how much of the text ends at or before it."""
@@ -242,11 +257,13 @@ class _Cutter:
         """Join neighbours, the weakest boundary between them first, wherever the two together aren't too long."""
         lows, highs = self._ends(units)
         strength = [(-unit.level, self._hash(unit)) for unit in units]
+        anchors = _anchors(strength, lows, highs[-1], limit // 2)
         # first[i] is right where i is the last unit of a piece, last[i] where it is the first.
         first, last = list(range(len(units))), list(range(len(units)))
-        for unit in sorted(range(1, len(units)), key=strength.__getitem__):
+        for unit in sorted(range(1, len(units)), key=lambda at: (at in anchors, strength[at])):
             left, right = first[unit - 1], last[unit]
-            if highs[right] - lows[left] <= limit:
+            smaller = min(highs[unit - 1] - lows[left], highs[right] - lows[unit])
+            if highs[right] - lows[left] <= limit and (unit not in anchors or smaller < limit // 8):
                 last[left], first[right] = right, left
         pieces = []
         unit = 0
@@ -265,6 +282,21 @@ class _Cutter:
         part = self.text[start:end]
         ends = start + len(part.rstrip())
         return min(ends, end - len(part.lstrip())), ends
+
+
+def _anchors(strength: list[tuple[int, bytes]], lows: list[int], high: int, radius: int) -> set[int]:
+    """The units before which the boundary is the strongest for at least `radius` both ways, the ends of the section included."""
+    anchors: set[int] = set()
+    stack: list[int] = []  # weaker and weaker; what is below a unit is the next stronger one to its left
+    for unit in range(1, len(lows) + 1):
+        while stack and (unit == len(lows) or strength[stack[-1]] < strength[unit]):
+            at = stack.pop()
+            after = (high if unit == len(lows) else lows[unit]) - lows[at]
+            before = lows[at] - lows[stack[-1] if stack else 0]
+            if min(before, after) >= radius:
+                anchors.add(at)
+        stack.append(unit)
+    return anchors
 
 
 def _between(starts: list[int], unit: _Unit) -> list[int]:
@@ -294,11 +326,9 @@ def _counts(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Em
     text, ruler = cutter.text, cutter.ruler
     counts = [ruler.measure(piece.start, piece.end) for piece in pieces]
     if ruler.starts is None:
-        doubtful = list(range(len(pieces)))
         counts = [-(-count // _CHARS_PER_TOKEN) for count in counts]
-    else:
-        sure = max_tokens - max(8, max_tokens // 8)
-        doubtful = [at for at, piece in enumerate(pieces) if counts[at] > sure or _cuts_a_word(text, piece)]
+    sure = max_tokens - max(_SLACK, max_tokens // 8)
+    doubtful = [at for at, piece in enumerate(pieces) if not ruler.exact or counts[at] > sure or _cuts_a_word(text, piece)]
     exact = embedder.count_tokens(["", *(text[pieces[at].start : pieces[at].end] for at in doubtful)])
     for at, count in zip(doubtful, exact[1:] if exact else (), strict=exact is not None):
         counts[at] = count - (exact[0] if exact else 0)

@@ -1,0 +1,354 @@
+"""Facts about how documents are cut."""
+
+import random
+import re
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sightline.errors import UsageError
+from sightline.indexing.chunking import ChunkSettings, chunk, default_settings
+from sightline.testing import HashEmbedder
+from sightline.types import Document
+
+TOKEN = re.compile(r"\w+|[^\w\s]")
+SIXTEEN = ChunkSettings(16)
+SIXTY = ChunkSettings(60)
+
+
+class WordEmbedder(HashEmbedder):
+    """A hash embedder with a tokenizer: words and marks, and two special tokens around them."""
+
+    max_length = 66
+
+    def count_tokens(self, texts):
+        """Words and marks, plus two."""
+        return [len(TOKEN.findall(text)) + 2 for text in texts]
+
+    def token_spans(self, text):
+        """Where words and marks are."""
+        return np.asarray([match.span() for match in TOKEN.finditer(text)], dtype=np.int32).reshape(-1, 2)
+
+
+class EdgeEmbedder(WordEmbedder):
+    """Its tokens get shorter at the ends of a text: a piece that stands alone has more of them than it had in the document."""
+
+    def count_tokens(self, texts):
+        """Two special tokens, and three more for a text that isn't empty."""
+        return [len(TOKEN.findall(text)) + (5 if text else 2) for text in texts]
+
+
+class RealEmbedder(HashEmbedder):
+    """A hash embedder with a real model's tokenizer."""
+
+    max_length = 256
+
+    def __init__(self, path):
+        super().__init__()
+        self.tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(str(path))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+
+    def count_tokens(self, texts):
+        """With special tokens."""
+        return [len(encoding.ids) for encoding in self.tokenizer.encode_batch(list(texts))]
+
+    def token_spans(self, text):
+        """Without special tokens."""
+        return np.asarray(self.tokenizer.encode(text, add_special_tokens=False).offsets, dtype=np.int32).reshape(-1, 2)
+
+
+@pytest.fixture(scope="module")
+def real(minilm_folder):
+    """The packaged MiniLM's tokenizer."""
+    return RealEmbedder(minilm_folder / "tokenizer.json")
+
+
+def cut(text, max_tokens=60, text_format="markdown", embedder=None):
+    """Chunks of a text, checked for what must always hold."""
+    embedder = embedder or WordEmbedder()
+    chunks = chunk(Document("kb/a", text, text_format), ChunkSettings(max_tokens), embedder)
+    check(text, chunks, max_tokens, embedder)
+    return chunks
+
+
+def check(text, chunks, max_tokens, embedder):
+    """Chunks cover every character that isn't blank once and in order, and none is blank or too long."""
+    position = 0
+    for one in chunks:
+        assert text[one.start : one.end] == one.text == one.text.strip() != ""
+        assert not text[position : one.start].strip()
+        position = one.end
+        assert 0 < one.num_tokens <= max_tokens
+    assert not text[position:].strip()
+    counts = embedder.count_tokens([one.text for one in chunks] + [""])
+    assert counts is None or max(counts) - counts[-1] <= max_tokens
+
+
+def texts(chunks):
+    return [one.text for one in chunks]
+
+
+def paths(chunks):
+    return [one.heading_path for one in chunks]
+
+
+def words(number, seed=0):
+    """A paragraph of so many words (and a full stop) that are alike for the same seed only."""
+    rng = random.Random(seed)
+    return " ".join("".join(rng.choices("abcdefghij", k=5)) for _ in range(number)) + "."
+
+
+def test_headings_always_cut():
+    """Short sections aren't put together, and each chunk knows its headings."""
+    chunks = cut("Before.\n\n# A\n\none\n\n## B\n\ntwo\n\n# C\n\nthree\n")
+    assert texts(chunks) == ["Before.", "# A\n\none", "## B\n\ntwo", "# C\n\nthree"]
+    assert paths(chunks) == [(), ("A",), ("A", "B"), ("C",)]
+
+
+def test_a_heading_without_a_body_goes_with_its_subheading():
+    """A title right above a subtitle isn't a chunk of its own."""
+    chunks = cut("# A\n\n## B\n\n### C\n\none\n\n## D\n\ntwo\n")
+    assert texts(chunks) == ["# A\n\n## B\n\n### C\n\none", "## D\n\ntwo"]
+    assert paths(chunks) == [("A", "B", "C"), ("A", "D")]
+
+
+def test_an_empty_section_before_its_like_stays_apart():
+    """A heading without a body doesn't take the next section's text for its own."""
+    assert texts(cut("# A\n\n# B\n\none\n")) == ["# A", "# B\n\none"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["```sh\n# no heading\n```", "~~~\n# no\n\n~~~", "text\n\n    # no heading", "<!--\n# no heading\n-->", "> # no heading"],
+)
+def test_what_looks_like_a_heading_in_code_is_none(code):
+    """A hash sign in fenced or indented code, in a comment or in a quotation opens no section."""
+    assert paths(cut(f"# A\n\n{code}\n")) == [("A",)]
+
+
+def test_underlined_headings_are_headings():
+    """Markdown's other form of heading counts too."""
+    assert paths(cut("A\n===\n\none\n\nB\n---\n\ntwo\n")) == [("A",), ("A", "B")]
+
+
+def test_front_matter_is_no_heading():
+    """The last line of front matter isn't the underline of a title."""
+    chunks = cut("---\ntitle: x\n---\n\n# A\n\none\n")
+    assert texts(chunks) == ["---\ntitle: x\n---", "# A\n\none"]
+    assert paths(chunks) == [(), ("A",)]
+
+
+def test_a_heading_id_is_no_part_of_the_title():
+    """Anchors that generators of sites put behind a title are left out of the path."""
+    assert paths(cut("# A  b {#a-b}\n\none\n")) == [("A b",)]
+
+
+def test_restructured_text_has_titles():
+    """Overlines and underlines make titles whose level is the order of first use; transitions and code don't."""
+    text = (
+        "===\n T\n===\n\nzero\n\nA\n=\n\nA one\n=====\n\none\n\nB two\n-----\n\ntwo\n\n----\n\n"
+        "three::\n\n  no title\n  --------\n\nC four\n======\n\nfour\n"
+    )
+    assert paths(cut(text, text_format="rst")) == [("T",), ("T", "A one"), ("T", "A one", "B two"), ("T", "C four")]
+
+
+def test_plain_text_has_no_headings():
+    """What would be a heading elsewhere is text here."""
+    assert paths(cut("# A\n\none\n\nB\n===\n\ntwo\n", text_format="text")) == [()]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\n\t\n", "\u3000\n"])
+def test_blank_documents_have_no_chunks(text):
+    """Blank space alone is no chunk."""
+    assert cut(text) == []
+
+
+def test_a_section_that_fits_is_one_chunk():
+    """As many tokens as are allowed aren't cut."""
+    text = f"{words(29, 1)}\n\n{words(29, 2)}"
+    assert texts(cut(text, 60)) == [text]
+    assert len(cut(text, 59)) == 2
+
+
+def test_a_long_section_is_cut_between_its_blocks():
+    """Paragraphs that fit stay whole."""
+    paragraphs = [words(25, seed) for seed in range(12)]
+    chunks = cut("\n\n".join(paragraphs))
+    assert [paragraph for text in texts(chunks) for paragraph in text.split("\n\n")] == paragraphs
+
+
+def test_a_heading_stays_with_what_follows_it():
+    """No cut falls between a heading and the first block of a long section."""
+    for seed in range(20):
+        chunks = cut("# Title\n\n" + "\n\n".join(words(25, seed * 10 + number) for number in range(6)))
+        assert chunks[0].text.startswith("# Title\n\n")
+
+
+@pytest.mark.parametrize(
+    ("block", "separator"),
+    [
+        ("\n".join(f"- {words(12, seed)}" for seed in range(12)), "\n"),
+        ("| a | b |\n| - | - |\n" + "\n".join(f"| {words(6, seed)} | {words(6, seed + 50)} |" for seed in range(9)), "\n"),
+        ("```\n" + "\n".join(f"{words(9, seed)}" for seed in range(12)) + "\n```", "\n"),
+    ],
+)
+def test_a_long_list_table_or_code_is_cut_between_lines(block, separator):
+    """Items, rows and lines of code stay whole."""
+    chunks = cut(block)
+    assert len(chunks) > 1
+    assert separator.join(texts(chunks)) == block
+
+
+def test_a_long_paragraph_is_cut_between_sentences():
+    """Sentences that fit stay whole, whatever the script."""
+    for sentences, between in (([words(13, seed) for seed in range(9)], " "), (["漢 " * 12 + "字。" for _ in range(9)], "")):
+        chunks = cut(between.join(sentences))
+        assert len(chunks) > 1
+        assert all(text[-1] in ".。" for text in texts(chunks))
+
+
+def test_a_long_sentence_is_cut_between_words():
+    """Words stay whole."""
+    text = words(200)
+    assert " ".join(texts(cut(text))) == text
+
+
+def test_one_endless_word_is_cut_all_the_same():
+    """Where there is nothing better, cuts fall between tokens, and inside a token that is no word."""
+    assert len(cut("a-" * 200)) > 4
+    assert len(cut("x" * 50_000)) > 4
+
+
+def test_there_are_few_small_chunks():
+    """In a long section fewer than one chunk in fifty is below an eighth of the limit, and the mean is above a half."""
+    rng = random.Random(0)
+    chunks = cut("\n\n".join(words(rng.randint(3, 40), seed) for seed in range(1000)), 200)
+    sizes = np.asarray([one.num_tokens for one in chunks])
+    assert (sizes < 25).mean() < 0.02
+    assert sizes.mean() > 100
+
+
+def test_offsets_hold_for_windows_line_ends():
+    """A text that didn't come through a reader keeps its carriage returns, and its offsets are right."""
+    chunks = cut("# A\r\n\r\none\r\n\r\n# B\r\rtwo\r\n")
+    assert [one.heading_path for one in chunks] == [("A",), ("B",)]
+
+
+def test_cutting_is_deterministic():
+    """The same text is cut the same way every time."""
+    text = "\n\n".join(words(20, seed) for seed in range(40))
+    assert cut(text) == cut(text)
+
+
+def test_a_piece_that_is_longer_alone_is_cut_again():
+    """The limit holds for what the model will read, not for the tokens of the whole document."""
+    cut("\n\n".join(words(25, seed) for seed in range(20)), embedder=EdgeEmbedder())
+
+
+def test_without_a_tokenizer_four_characters_count_as_one_token():
+    """Length is estimated where it can't be known."""
+    chunks = cut("\n\n".join(words(25, seed) for seed in range(20)), embedder=HashEmbedder())
+    assert all(one.num_tokens == -(-len(one.text) // 4) for one in chunks)
+
+
+def test_a_real_tokenizer_is_obeyed(real):
+    """Chunks of text in several scripts are within the limit by the model's own count, and num_tokens is that count."""
+    scripts = ["漢字かな交じり文。" * 60, "naïve Größe résumé 🙂 " * 60, "http://a.b/c?d=e&f=g#h " * 20, "x" * 5_000]
+    text = "\n\n".join([words(90, 1), *scripts])
+    chunks = cut(text, 50, embedder=real)
+    exact = [count - 2 for count in real.count_tokens(texts(chunks))]
+    assert max(abs(one.num_tokens - count) for one, count in zip(chunks, exact, strict=True)) <= 2
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    text=st.text(alphabet="ab.#-=`>|*。 \n\t\r\u3000é🙂", max_size=400),
+    text_format=st.sampled_from(["markdown", "rst", "text"]),
+    tokenizer=st.booleans(),
+)
+def test_any_text_is_covered_exactly_once(text, text_format, tokenizer):
+    """Whatever the text, its chunks cover it in order, and none is blank or too long."""
+    cut(text, 16, text_format, WordEmbedder() if tokenizer else HashEmbedder())
+
+
+def new_chunks(before, after, max_tokens):
+    """How many chunks of the second text the first doesn't have."""
+    known = set(texts(cut(before, max_tokens)))
+    return sum(text not in known for text in texts(cut(after, max_tokens)))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(2, 25), min_size=2, max_size=12),
+    seed=st.integers(0, 2**32),
+    length=st.integers(2, 25),
+    data=st.data(),
+    operation=st.sampled_from("ide"),
+)
+def test_an_edit_changes_at_most_three_chunks(lengths, seed, length, data, operation):
+    """In a section of a few chunks a paragraph that is put in, taken out or rewritten gives at most three with new text."""
+    paragraphs = [words(length, seed + number) for number, length in enumerate(lengths)]
+    at = data.draw(st.integers(0, len(paragraphs) - 1))
+    edited = list(paragraphs)
+    edited[at : at + (operation != "i")] = [] if operation == "d" else [words(length, seed - 1)]
+    assert new_chunks("# A\n\n" + "\n\n".join(paragraphs), "# A\n\n" + "\n\n".join(edited), 100) <= 3
+
+
+def test_edits_of_long_sections_change_few_chunks():
+    """Over a thousand edits of long sections a change touches 1.6 chunks in the mean, and hardly ever more than three."""
+    rng = random.Random(0)
+    changed = []
+    for trial in range(1000):
+        paragraphs = [words(rng.randint(3, 40), 100 * trial + number) for number in range(24)]
+        edited = list(paragraphs)
+        edited.insert(rng.randrange(len(paragraphs)), words(rng.randint(3, 40), -trial - 1))
+        changed.append(new_chunks("\n\n".join(paragraphs), "\n\n".join(edited), 120))
+    assert np.mean(changed) < 1.7
+    assert np.mean(np.asarray(changed) > 3) < 0.005
+
+
+def test_an_edit_at_the_top_leaves_other_sections_alone():
+    """A paragraph put in at the top changes chunks of its own section only."""
+    sections = "\n\n".join(f"# Section {number}\n\n{words(40, number)}\n\n{words(40, number + 50)}" for number in range(20))
+    before = cut(sections)
+    after = cut(sections.replace("# Section 0\n\n", f"# Section 0\n\n{words(20, 99)}\n\n", 1))
+    assert {one.heading_path for one in after if one.text not in texts(before)} == {("Section 0",)}
+
+
+@pytest.mark.parametrize("text", ["word " * 200_000, "x" * 1_000_000, "- a\n" * 50_000, "a.b!" * 100_000])
+def test_time_grows_no_faster_than_the_text(text):
+    """A megabyte without structure is cut in seconds, not hours."""
+    started = time.perf_counter()
+    chunk(Document("kb/a", text, "markdown"), SIXTY, HashEmbedder())
+    assert time.perf_counter() - started < 20
+
+
+def test_the_default_is_what_the_model_takes():
+    """512 tokens, or the model's length without its special tokens where that is less."""
+    assert default_settings(WordEmbedder()) == ChunkSettings(64)
+    assert default_settings(HashEmbedder()) == ChunkSettings(512)
+
+
+@pytest.mark.parametrize("tokens", [15, 65, 0, -1])
+def test_a_size_that_the_model_cannot_take_is_refused(tokens):
+    """The error names the size and the range."""
+    with pytest.raises(UsageError, match=rf"{tokens} tokens; allowed are 16 to 64"):
+        default_settings(WordEmbedder(), tokens)
+
+
+def test_both_ends_of_the_range_are_allowed():
+    """16 tokens and all that the model takes are fine; without a known length there is no upper end."""
+    assert [default_settings(WordEmbedder(), tokens).max_tokens for tokens in (16, 64)] == [16, 64]
+    assert default_settings(HashEmbedder(), 100_000).max_tokens == 100_000
+    with pytest.raises(UsageError, match="16 or more"):
+        default_settings(HashEmbedder(), 15)
+
+
+def test_the_label_names_chunker_and_size():
+    """What a collection remembers changes with the size."""
+    assert SIXTEEN.label() == "sections/1:16"
+    assert SIXTY.label() != SIXTEEN.label()

@@ -147,7 +147,8 @@ def test_results_come_back_in_input_order_with_unit_norm():
 def test_parts_of_a_text_are_averaged_by_their_tokens():
     """Unit vectors of the parts, weighted by length, then unit norm."""
     submission = Submission(1, 2, Priority.BULK)
-    parts = [Item(submission, 0, TokenizedPart(np.zeros(length, dtype=np.int32)), num_parts=2) for length in (3, 1)]
+    ids = [np.zeros(length, dtype=np.int32) for length in (3, 1)]
+    parts = [Item(submission, 0, TokenizedPart(one), 2, index) for index, one in enumerate(ids)]
     submission.deliver(parts[:1], np.array([[5, 0]], dtype=np.float32))
     assert not submission.future.done()
     submission.deliver(parts[1:], np.array([[0, 7]], dtype=np.float32))

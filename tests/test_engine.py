@@ -196,6 +196,29 @@ def test_deterministic_minilm_is_the_same_to_the_bit(minilm_folder):
             assert np.array_equal(engine.embed_documents([texts[row] for row in rows]), expected[rows])
 
 
+@pytest.mark.parametrize("family", ["qwen3", "bert", "xlm-roberta", "modernbert", "distilbert", "gemma3"])
+def test_prepacked_layers_give_the_same_vectors(make_model, family, monkeypatch):
+    """oneDNN's layout changes the order of a sum at most."""
+    with EmbeddingEngine(make_model(family), dtype="bfloat16", device="cpu") as engine:
+        prepacked = engine.embed_documents(TEXTS[:40])
+    monkeypatch.setattr("sightline.embedding.encoder.prepack", lambda model, rows: 0)
+    with EmbeddingEngine(make_model(family), dtype="bfloat16", device="cpu") as engine:
+        plain = engine.embed_documents(TEXTS[:40])
+    assert (prepacked * plain).sum(axis=1).min() >= 0.999
+
+
+def test_layers_stay_when_torch_lacks_the_operators(minilm_folder, monkeypatch):
+    """They are private to torch and may go."""
+    from sightline.embedding import prepack
+
+    def gone(weight: torch.Tensor, rows: int) -> None:
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(prepack, "_reorder", gone)
+    with EmbeddingEngine(minilm_folder, dtype="bfloat16", device="cpu") as engine:
+        assert engine.embed_documents(SOME).shape == (5, 384)
+
+
 def test_truncation_is_counted_and_logged(minilm_folder, caplog):
     """Texts, tokens, and what to do instead."""
     with EmbeddingEngine(minilm_folder, device="cpu", max_length=10) as engine, caplog.at_level(logging.WARNING):
@@ -297,6 +320,27 @@ def test_threads_are_the_engines_own(minilm_folder):
         thread.start()
         thread.join()
     assert in_new_thread == [before]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_streams_share_the_threads(minilm_folder, monkeypatch, deterministic):
+    """Each pass of a bulk job has its share; only in a deterministic engine a lone query has no more."""
+    from sightline.embedding.encoder import TransformersEncoder
+
+    seen: list[tuple[str, int]] = []
+    forward = TransformersEncoder.hidden_states
+
+    def watch(self, batch):
+        seen.append((threading.current_thread().name, torch.get_num_threads()))
+        return forward(self, batch)
+
+    monkeypatch.setattr(TransformersEncoder, "hidden_states", watch)
+    with EmbeddingEngine(minilm_folder, device="cpu", threads=2, deterministic=deterministic) as engine:
+        engine.embed_queries(["alone"])
+        assert [threads for _, threads in seen] == [1 if deterministic else 2]
+        engine.embed_documents([prose(100, seed=row) for row in range(200)])
+    assert len({name for name, _ in seen}) == 2
+    assert {threads for _, threads in seen[1:-2]} == {1}
 
 
 def test_close_gives_the_model_back(minilm_folder, monkeypatch):

@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from sightline.embedding import attention
+from sightline.embedding.device import default_batch_tokens
 from sightline.embedding.models import ModelSpec
 from sightline.embedding.packing import Packing, check_packing, forward_packed, no_cache, to_device
+from sightline.embedding.prepack import prepack
 from sightline.errors import MissingExtra, ModelError
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class TransformersEncoder:
         self._pad_id = int(spec.config.get("pad_token_id") or 0)
         attention.register()
         self.packing = check_packing(self._model) if pack else Packing(False, "packing was switched off")
+        if self.packing.packs and device.type == "cpu":
+            prepack(self._model, rows=default_batch_tokens(device))
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """Hidden states of the texts back to back, `(tokens, hidden)`."""

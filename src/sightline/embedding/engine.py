@@ -365,7 +365,11 @@ class EmbeddingEngine(BaseEmbedder):
                 inputs += self.tokenizer.tokenize(cleaned, call.prompt, self._on_too_long, first + start)
         for one in inputs:
             call.note(one)
-        return [Item(submission, row, part, len(one.parts)) for row, one in enumerate(inputs, start=first) for part in one.parts]
+        return [
+            Item(submission, row, part, len(one.parts), index)
+            for row, one in enumerate(inputs, start=first)
+            for index, part in enumerate(one.parts)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,17 +29,10 @@ class Item:
     row: int
     part: TokenizedPart
     num_parts: int = 1
+    index: int = 0
 
     def __len__(self) -> int:
         return len(self.part.ids)
-
-
-@dataclass(eq=False, slots=True)
-class _Average:
-    """A text in several parts: the sum of their unit vectors, weighted by tokens."""
-
-    total: FloatArray
-    missing: int
 
 
 @dataclass(eq=False)
@@ -69,7 +62,8 @@ class Submission:
 
     def __post_init__(self) -> None:
         self._result: FloatArray = np.empty((self.num_texts, self.dimensions), dtype=np.float32)
-        self._averages: dict[int, _Average] = {}
+        self._parts: dict[int, dict[int, FloatArray]] = {}
+        self._lock = threading.RLock()  # several streams may deliver at once
 
     @property
     def over(self) -> bool:
@@ -78,30 +72,38 @@ class Submission:
 
     def deliver(self, items: list[Item], vectors: FloatArray) -> None:
         """Take the uncut vectors `(len(items), native)` of items of this submission; answer the caller after the last."""
-        single = [index for index, item in enumerate(items) if item.num_parts == 1]
-        if single:
-            self._result[[items[index].row for index in single]] = cut(vectors[single], self.dimensions)
-        rows = len(single) + sum(self._average(item, vectors[index]) for index, item in enumerate(items) if item.num_parts > 1)
-        self.rows_done += rows
-        self.tokens_done += sum(len(item) for item in items)
-        if self.on_progress is not None:
-            self.on_progress(EmbeddingProgress(self.rows_done, self.num_texts, self.tokens_done))
-        if self.rows_done == self.num_texts and self.future.set_running_or_notify_cancel():
-            self.future.set_result(self._result)
+        with self._lock:
+            if self.over:
+                return
+            self.rows_done += self._store(items, vectors)
+            self.tokens_done += sum(map(len, items))
+            if self.on_progress is not None:
+                self.on_progress(EmbeddingProgress(self.rows_done, self.num_texts, self.tokens_done))
+            if self.rows_done == self.num_texts and self.future.set_running_or_notify_cancel():
+                self.future.set_result(self._result)
 
     def fail(self, error: BaseException) -> None:
         """Answer the caller with `error`; later results of this submission are dropped."""
-        self.waiting.clear()
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+        with self._lock:
+            if not self.over and self.future.set_running_or_notify_cancel():
+                self.future.set_exception(error)
+
+    def _store(self, items: list[Item], vectors: FloatArray) -> int:
+        """Write finished rows; returns how many."""
+        single = [index for index, item in enumerate(items) if item.num_parts == 1]
+        if single:
+            self._result[[items[index].row for index in single]] = cut(vectors[single], self.dimensions)
+        return len(single) + sum(self._average(item, vectors[index]) for index, item in enumerate(items) if item.num_parts > 1)
 
     def _average(self, item: Item, vector: FloatArray) -> int:
-        average = self._averages.setdefault(item.row, _Average(np.zeros_like(vector), item.num_parts))
-        average.total += len(item) * cut(vector[None], len(vector))[0]
-        average.missing -= 1
-        if average.missing:
+        """Keep the part's unit vector, weighted by its tokens; sum them in the text's order when all are there."""
+        parts = self._parts.setdefault(item.row, {})
+        parts[item.index] = len(item) * cut(vector[None], len(vector))
+        if len(parts) < item.num_parts:
             return 0
-        self._result[item.row] = cut(self._averages.pop(item.row).total[None], self.dimensions)[0]
+        total = sum(parts[index] for index in range(item.num_parts))
+        self._result[item.row] = cut(np.asarray(total), self.dimensions)[0]
+        del self._parts[item.row]
         return 1
 
 
@@ -162,6 +164,12 @@ class SubmissionQueue:
                 submission.fail(error)
             self._active.clear()
             self._condition.notify_all()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits."""
+        with self._condition:
+            return not any(submission.waiting for submission in self._active)
 
     @property
     def closed(self) -> bool:

@@ -1,7 +1,9 @@
-"""The device thread: loads the model, takes batches from the queue, runs them, delivers the vectors.
+"""The device threads: load the model, take batches from the queue, run them, deliver the vectors.
 
-One thread a device, so that callers need no lock and a global torch setting can be confined to it. On CUDA the next batch is
-launched before the last one's vectors are waited for, so that the device doesn't idle while the host delivers.
+Callers need no lock, and a global torch setting can be confined to these threads. On CUDA there is one, which launches the next
+batch before it waits for the last one's vectors. On a CPU there are several streams, each running its own batches on its share
+of the threads: small models spend much of a pass on handing work to threads and waiting for the last of them, which streams
+don't do. A batch that runs alone gets all threads (unless the engine is deterministic), so that a lone query isn't slower.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import os
 import threading
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +33,9 @@ from sightline.errors import EmbedderClosed, NonFiniteEmbedding, SightlineError
 from sightline.types import FloatArray
 
 log = logging.getLogger(__name__)
+
+# More streams than this wait for the interpreter's lock instead of computing.
+_MOST_STREAMS = 4
 
 # Workers whose thread may still run. The interpreter's exit waits for them: a thread that it kills inside torch aborts the
 # process.
@@ -54,19 +60,20 @@ class Loaded:
 
 
 class DeviceWorker:
-    """Runs `load()` and then every batch of `queue` in a thread of its own.
+    """Runs `load()` and then every batch of `queue` in threads of its own.
 
     Args:
-        load: Makes the model; called in the thread.
+        load: Makes the model; called in the first thread.
         queue: Where batches come from.
-        threads: CPU threads of this worker's matrix products; None leaves torch's choice. Other threads' stay as they are.
+        threads: CPU threads of all streams together; None leaves torch's choice. Other threads' stay as they are.
         on_batch: Told `(texts, tokens)` after each batch.
     """
 
     def __init__(
         self, load: Callable[[], Loaded], queue: SubmissionQueue, threads: int | None, on_batch: Callable[[int, int], None]
     ) -> None:
-        self._load, self._queue, self._threads, self._on_batch = load, queue, threads, on_batch
+        self._load, self._queue, self._on_batch = load, queue, on_batch
+        self._threads = threads or torch.get_num_threads()
         self._ready = threading.Event()
         self._summary: tuple[str, str, Packing, int] | None = None
         self._error: BaseException | None = None
@@ -84,19 +91,19 @@ class DeviceWorker:
         return self._summary
 
     def stop(self) -> None:
-        """Close the queue, and wait for the thread to end where there is one (a forked child has none)."""
+        """Close the queue, and wait for the threads to end where there are any (a forked child has none)."""
         self._queue.close(EmbedderClosed("This engine was closed; make a new one."))
-        if self._process == os.getpid() and self._thread is not threading.current_thread():
+        if self._process == os.getpid() and not threading.current_thread().name.startswith("sightline-device"):
             self._thread.join()
 
     def _run(self) -> None:
         loaded: Loaded | None = None
         try:
-            with _confined_threads(self._threads), torch.inference_mode():
+            with torch.inference_mode():
                 loaded = self._load()
-                self._summary = (str(loaded.device), loaded.dtype, loaded.encoder.packing, loaded.policy.max_batch_tokens)
-                self._ready.set()
-                _Loop(loaded, self._queue, self._on_batch).run()
+            self._summary = (str(loaded.device), loaded.dtype, loaded.encoder.packing, loaded.policy.max_batch_tokens)
+            self._ready.set()
+            self._run_streams(loaded)
         except BaseException as error:  # noqa: BLE001 - whatever ended the thread must reach every caller, or they wait for ever
             self._error = error
             self._queue.close(error)
@@ -105,10 +112,71 @@ class DeviceWorker:
             loaded = None  # the model's memory can only be returned once nothing holds it
             _return_memory()
 
+    def _run_streams(self, loaded: Loaded) -> None:
+        streams = min(self._threads, _MOST_STREAMS) if loaded.device.type == "cpu" else 1
+        shares = _ThreadShares(self._threads, streams, fixed=loaded.policy.deterministic)
+        others = [
+            threading.Thread(target=self._stream, args=(loaded, shares), name=f"sightline-device-{number}", daemon=True)
+            for number in range(1, streams)
+        ]
+        for thread in others:
+            thread.start()
+        self._stream(loaded, shares)
+        for thread in others:
+            thread.join()
+
+    def _stream(self, loaded: Loaded, shares: _ThreadShares) -> None:
+        try:
+            with torch.inference_mode():
+                _Loop(loaded, self._queue, shares, self._on_batch).run()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._error = error
+            self._queue.close(error)
+
+
+class _ThreadShares:
+    """How many CPU threads a pass gets: its stream's share, or all of them when it runs alone.
+
+    torch's setter changes the calling thread's OpenMP setting and the default of threads to come. The default is put back by
+    calling it once more from a thread that then ends.
+    """
+
+    def __init__(self, threads: int, streams: int, *, fixed: bool) -> None:
+        self._all, self._share, self._fixed = threads, max(1, threads // streams), fixed
+        self._default = torch.get_num_threads()
+        self._busy = 0
+        self._lock = threading.Lock()
+        self._current = threading.local()
+
+    @contextmanager
+    def taken(self, *, nothing_waits: bool) -> Iterator[None]:
+        """Hold threads for one pass."""
+        with self._lock:
+            self._busy += 1
+            alone = self._busy == 1 and nothing_waits and not self._fixed
+        try:
+            self._set(self._all if alone else self._share)
+            yield
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def _set(self, threads: int) -> None:
+        if getattr(self._current, "threads", None) == threads:
+            return
+        torch.get_num_threads()  # a thread's first use of torch sets it to the default: let that be over
+        torch.set_num_threads(threads)
+        self._current.threads = threads
+        restorer = threading.Thread(target=torch.set_num_threads, args=(self._default,))
+        restorer.start()
+        restorer.join()
+
 
 class _Loop:
-    def __init__(self, loaded: Loaded, queue: SubmissionQueue, on_batch: Callable[[int, int], None]) -> None:
-        self._loaded, self._queue, self._on_batch = loaded, queue, on_batch
+    def __init__(
+        self, loaded: Loaded, queue: SubmissionQueue, shares: _ThreadShares, on_batch: Callable[[int, int], None]
+    ) -> None:
+        self._loaded, self._queue, self._shares, self._on_batch = loaded, queue, shares, on_batch
         self._policy = loaded.policy
         self._depth = 1 if loaded.device.type == "cuda" else 0
 
@@ -118,7 +186,8 @@ class _Loop:
         while True:
             items = self._queue.next(self._policy, wait=not launched)
             if items:
-                launched.extend(self._launch(items))
+                with self._shares.taken(nothing_waits=self._queue.idle):
+                    launched.extend(self._launch(items))
             elif not launched:
                 return
             while launched and (items is None or len(launched) > self._depth):
@@ -207,27 +276,6 @@ def _to_host(vectors: Tensor) -> Callable[[], FloatArray]:
         return rows
 
     return wait
-
-
-class _confined_threads:  # in lower case, because it reads as a statement
-    """Set the number of CPU threads in this thread only.
-
-    torch's setter changes the calling thread's OpenMP setting and the default of threads to come. The default is put back by
-    calling it once more from a thread that then ends.
-    """
-
-    def __init__(self, threads: int | None) -> None:
-        self._threads = threads
-
-    def __enter__(self) -> None:
-        if self._threads is not None:
-            default = torch.get_num_threads()
-            torch.set_num_threads(self._threads)
-            restorer = threading.Thread(target=torch.set_num_threads, args=(default,))
-            restorer.start()
-            restorer.join()
-
-    def __exit__(self, *exception: object) -> None: ...
 
 
 def _return_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sightline.errors import MissingExtra, UsageError
@@ -69,6 +70,7 @@ def choose_device(name: str | None) -> torch.device:
     return device  # type: ignore[no-any-return]
 
 
+@cache
 def cpu_features() -> tuple[str, ...]:
     """Which of the matrix units that decide the number format this CPU has."""
     torch = import_torch()

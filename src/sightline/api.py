@@ -64,7 +64,8 @@ def index(
     with ExitStack() as resources:
         store = _opened_store(into, resources)
         known = _read_contract(store)
-        embedder = _embedder(model, resources, known, dimensions=dimensions, device=device, dtype=dtype)
+        # Deterministic: a run that goes on after a crash gives the vectors that an undisturbed one would have given.
+        embedder = _embedder(model, resources, known, dimensions=dimensions, device=device, dtype=dtype, deterministic=True)
         if known is not None:
             verify(known, embedder, dimensions=_insisted_dimensions(embedder, dimensions, given=embedder is model))
         settings = _chunk_settings(embedder, known, chunk_tokens)
@@ -175,6 +176,7 @@ def _embedder(
     dimensions: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    deterministic: bool = False,
 ) -> Embedder:
     """The caller's embedder, or an engine that `resources` closes: the named one, the contract's, or the default."""
     if model is not None and not isinstance(model, (str, Path)):
@@ -183,8 +185,9 @@ def _embedder(
         return model
     name, revision = _reference(model, known)
     try:
-        # Deterministic: a run that goes on after a crash gives the vectors that an undisturbed one would have given.
-        engine = EmbeddingEngine(name, revision=revision, dimensions=dimensions, device=device, dtype=dtype, deterministic=True)
+        engine = EmbeddingEngine(
+            name, revision=revision, dimensions=dimensions, device=device, dtype=dtype, deterministic=deterministic
+        )
     except ModelNotFound as error:
         if model is None and known is not None:
             raise ModelNotFound(f"{error} The collection names this model; a copy of it may stand in: --model FOLDER") from error

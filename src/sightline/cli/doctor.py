@@ -44,7 +44,7 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
             yield "missing", f"{package.name}: {package.install}"
     yield from _device_rows(report)
     yield "hub cache", report.hub.cache + ("" if report.hub.cache_exists else " (not there yet)")
-    yield "hub", "offline: only what is in the cache is used" if report.hub.offline else "asked for what isn't in the cache"
+    yield "hub", "offline: only what is in the cache is used" if report.hub.offline else "online: what isn't in the cache is fetched"
     if report.model is not None:
         yield from _model_rows(report.model)
 
@@ -63,9 +63,14 @@ def _device_rows(report: Report) -> Iterator[tuple[str, str]]:
 def _model_rows(model: ModelReport) -> Iterator[tuple[str, str]]:
     yield "model", model.name
     for key, value in (model.description or {}).items():
-        if key != "model":
-            named = isinstance(value, dict)
-            yield f"  {key}", "; ".join(f"{name}={text!r}" for name, text in value.items()) if named else str(value)
+        if key != "model" and value not in (None, {}, ()):
+            yield f"  {key.replace('_', ' ')}", _shown(value)
     if model.scores is not None:
         yield "  scores", f"{model.scores.measured}, published {model.scores.published}"
     yield "  check", "passed" if model.problem is None else f"FAILED: {model.problem}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}={text!r}" for name, text in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

@@ -44,7 +44,7 @@ def _rows(report: Report) -> Iterator[tuple[str, str]]:
             yield "missing", f"{package.name}: {package.install}"
     yield from _device_rows(report)
     yield "hub cache", report.hub.cache + ("" if report.hub.cache_exists else " (not there yet)")
-    yield "hub", "offline: only what is in the cache is used" if report.hub.offline else "online: what isn't in the cache is fetched"
+    yield "hub", "offline: only the cache is used" if report.hub.offline else "online: what isn't in the cache is fetched"
     if report.model is not None:
         yield from _model_rows(report.model)
 

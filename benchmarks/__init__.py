@@ -1,0 +1,1 @@
+"""Sightline measured beside its peers: `python -m benchmarks` (or `make bench`) prints the tables."""

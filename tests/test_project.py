@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "serving": {"", "api", "errors", "types"},
     "evaluation": {"", "api", "errors", "types"},
     "cli": {"", "api", "errors", "types", "doctor"},
+    "__main__": {"cli"},
 }
 # Third-party package -> where alone it may be imported, below src/sightline.
 HOME_OF = {

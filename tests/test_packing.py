@@ -193,14 +193,3 @@ def test_cuda_path_speaks_each_releases_signature(monkeypatch, release, causal, 
     expected = reference_attention(query * (scaling * 8**0.5), key, value, lengths, causal, window)
     assert (result - expected).abs().max() < 1e-5
     assert seen.get("num_splits", 1) == 1
-
-
-@pytest.mark.parametrize("lengths", [[64], [64, 64, 100], [300, 64, 64, 3]], ids=str)
-def test_products_equal_plain_softmax(monkeypatch, lengths):
-    """The attention of CPUs with avx512_bf16 but no AMX, to bfloat16's precision."""
-    monkeypatch.setattr(attention, "cpu_features", lambda: ("avx512_bf16",))
-    generator = torch.Generator().manual_seed(1)
-    query, key, value = (torch.randn(1, 4, sum(lengths), 32, generator=generator).bfloat16() for _ in range(3))
-    result = attention._grouped(query, key, value, [0, *np.cumsum(lengths).tolist()], None, False, None)
-    expected = reference_attention(query, key, value, lengths, False, None)
-    assert (result.double() - expected).abs().max() < 0.03

@@ -18,12 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sightline.embedding.device import cpu_features
-
 NAME = "sightline_packed"
-
-# Tokens of a text between which `_prefers_products` was measured.
-_PRODUCTS_FROM, _PRODUCTS_UP_TO = 48, 512
 
 # Arguments of attention functions that don't change the result without a cache, a mask or training.
 _HARMLESS = {
@@ -118,10 +113,6 @@ def _grouped(
         end = start + count * length
         queries, keys, values = (_by_text(tensor[start:end], count, length).transpose(1, 2) for tensor in tokens_first)
         windowed = window is not None and length > window
-        if not causal and not windowed and not gqa and _prefers_products(query, length):
-            _by_products(queries, keys, values, scaling, _by_text(result[0, start:end], count, length))
-            start = end
-            continue
         mask = _window_mask(length, window, causal, query.device) if windowed and window is not None else None
         attended = scaled_dot_product_attention(
             queries,
@@ -135,28 +126,6 @@ def _grouped(
         _by_text(result[0, start:end], count, length).copy_(attended.transpose(1, 2))
         start = end
     return result
-
-
-def _prefers_products(query: Tensor, length: int) -> bool:
-    """Whether two matrix products beat the fused kernel: in bfloat16 on CPUs with avx512_bf16 but no AMX.
-
-    Measured on one such core, 12 heads of 32, milliseconds for fused and products: 64 tokens 0.16 and 0.11, 128 tokens 0.49 and
-    0.29, 256 tokens 1.6 and 0.86, 512 tokens 5.8 and 3.0.
-    """
-    fits = _PRODUCTS_FROM <= length <= _PRODUCTS_UP_TO
-    return fits and query.dtype == torch.bfloat16 and query.device.type == "cpu" and cpu_features() == ("avx512_bf16",)
-
-
-def _by_products(queries: Tensor, keys: Tensor, values: Tensor, scaling: float | None, result: Tensor) -> None:
-    """Softmax attention a text at a time, so that the scores stay in the cache.
-
-    *Shapes:* all `(texts, heads, length, head_dim)` but the result, which is `(texts, length, heads, head_dim)`.
-    """
-    scale = queries.shape[-1] ** -0.5 if scaling is None else scaling
-    unused = queries.new_empty(1)
-    for text in range(queries.shape[0]):
-        scores = torch.baddbmm(unused, queries[text], keys[text].transpose(1, 2), beta=0, alpha=scale)
-        result[text].copy_(torch.bmm(scores.softmax(-1), values[text]).transpose(0, 1))
 
 
 def _by_text(tokens: Tensor, count: int, length: int) -> Tensor:

@@ -23,7 +23,7 @@ def handbook(tmp_path, monkeypatch):
     """A folder `handbook` to stand beside the reader's shell."""
     folder = tmp_path / "handbook"
     folder.mkdir()
-    (folder / "lamp.md").write_text("# The lamp\n\nThe lamp is cleaned with vinegar and a soft cloth, every Monday.\n", encoding="utf-8")
+    (folder / "lamp.md").write_text("# The lamp\n\nThe lamp is cleaned with vinegar and a soft cloth.\n", encoding="utf-8")
     (folder / "ferry.txt").write_text("The ferry leaves at nine and comes back at five.\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return folder

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline.embedding.batching import BatchPolicy, Filling
+from sightline.embedding.batching import BatchPolicy
 from sightline.embedding.submissions import Item, Submission, SubmissionQueue
 from sightline.embedding.tokens import TokenizedPart
 from sightline.errors import EmbedderClosed
@@ -55,10 +55,8 @@ def test_deterministic_packs_have_the_rows_of_their_texts_class(lengths):
     queue, policy = SubmissionQueue(), BatchPolicy(2048, deterministic=True)
     submit(queue, lengths)
     for batch in drain(queue, policy):
-        filling = Filling(policy)
-        for item in batch:
-            filling.add(len(item))
-        assert {policy.size_class(len(item)) for item in batch} == {filling.total + filling.filler}
+        sizes = [len(item) for item in batch]
+        assert {policy.size_class(size) for size in sizes} == {sum(sizes) + policy.filler(sizes)}
 
 
 def test_deterministic_without_packing_goes_one_by_one():
@@ -110,6 +108,31 @@ def test_closing_fails_what_waits_and_what_comes():
     for submission in (before, after):
         with pytest.raises(EmbedderClosed):
             submission.future.result(timeout=0)
+
+
+def test_closing_leaves_the_queue_free_for_a_callback_of_a_call_under_delivery():
+    """A delivery holds its call's lock while the caller's callback asks for the queue; closing must not hold that."""
+    queue, entered, closing = SubmissionQueue(), threading.Event(), threading.Event()
+
+    def callback(_: object) -> None:
+        entered.set()
+        assert closing.wait(timeout=10)
+        submit(queue, [5])
+
+    submission = Submission(1, 2, Priority.BULK, on_progress=callback)
+    queue.open(submission)
+    [item] = items(submission, [3])
+    delivery = threading.Thread(target=submission.deliver, args=([item], np.ones((1, 2), dtype=np.float32)), daemon=True)
+    delivery.start()
+    assert entered.wait(timeout=10)
+    close = threading.Thread(target=queue.close, args=(EmbedderClosed(),), daemon=True)
+    close.start()
+    while not queue.closed:
+        pass
+    closing.set()
+    for thread in (delivery, close):
+        thread.join(timeout=10)
+        assert not thread.is_alive()
 
 
 def test_waiting_ends_with_the_close():

@@ -236,6 +236,16 @@ def test_error_instead_of_truncation(minilm_folder):
         assert engine.embed_documents(["short"]).shape == (1, 384)
 
 
+def test_tokenize_hides_no_truncation(minilm_folder):
+    """It counts what it drops, and refuses where the engine doesn't truncate."""
+    with EmbeddingEngine(minilm_folder, max_length=10) as engine:
+        engine.tokenize(["word " * 20], role=Role.DOCUMENT)
+        assert (engine.stats().truncated_texts, engine.stats().dropped_tokens) == (1, 12)
+    for on_too_long in ("error", "average"):
+        with EmbeddingEngine(minilm_folder, max_length=10, on_too_long=on_too_long) as engine, pytest.raises(TextTooLong):
+            engine.tokenize(["word " * 20], role=Role.DOCUMENT)
+
+
 def test_average_is_the_mean_of_the_parts_by_tokens(minilm_folder):
     """Unit vectors of the parts, weighted by their tokens."""
     text = prose(300, seed=9)

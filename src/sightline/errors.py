@@ -75,6 +75,9 @@ class NonFiniteEmbedding(InputError):
 class EmbedderClosed(SightlineError):
     """The embedder was used after `close()`."""
 
+    def __init__(self, message: str = "This embedder was closed; make a new one.") -> None:
+        super().__init__(message)
+
 
 class ContractMismatch(SightlineError):
     """The collection was made by an embedder that sees differently."""

@@ -126,7 +126,7 @@ class HashEmbedder(BaseEmbedder):
     ) -> Future[FloatArray]:
         """Embed at once; the future is done when it is returned."""
         if self._closed:
-            raise EmbedderClosed("This embedder was closed; make a new one.")
+            raise EmbedderClosed()
         length = self._dimensions if dimensions is None else self._range.check(dimensions)
         prompt = self._instructions.prompt(role, instruction)
         rows = np.zeros((len(texts), self._range.native), dtype=np.float32)

@@ -27,7 +27,6 @@ _HARMLESS = {
     "cache_position",
     "deterministic",
     "output_attentions",
-    "encoder_hidden_states",
     "dropout",
 }
 
@@ -93,8 +92,8 @@ def _refuse_unknown(attention_mask: Tensor | None, cu_seq_lens: Tensor | None, o
     unknown = sorted(name for name, value in others.items() if name not in _HARMLESS and value is not None)
     if unknown:
         raise ValueError(f"packed attention doesn't know {', '.join(unknown)}")
-    if others.get("output_attentions") or others.get("encoder_hidden_states") is not None:
-        raise ValueError("packed attention gives no attention weights and attends to no other text")
+    if others.get("output_attentions"):
+        raise ValueError("packed attention gives no attention weights")
     if attention_mask is not None or cu_seq_lens is None:
         raise ValueError("packed attention takes cu_seq_lens and no mask")
 

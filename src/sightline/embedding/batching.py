@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 # Deterministic packs: a text of at most this many tokens -> rows of its pack. A text's class depends on its own length only,
@@ -31,6 +32,10 @@ class BatchPolicy:
                 return rows
         return -(-length // _LARGE) * _LARGE
 
+    def filler(self, lengths: Sequence[int]) -> int:
+        """Tokens to add behind the texts of a batch so that a deterministic pack has its fixed number of rows."""
+        return self.size_class(lengths[0]) - sum(lengths) if self.deterministic and self.packs else 0
+
 
 @dataclass(slots=True)
 class Filling:
@@ -57,10 +62,3 @@ class Filling:
         self.lengths.append(length)
         self.total += length
         self.longest = max(self.longest, length)
-
-    @property
-    def filler(self) -> int:
-        """Tokens to add behind the texts so that a deterministic pack has its fixed number of rows."""
-        if not (self.policy.deterministic and self.policy.packs):
-            return 0
-        return self.policy.size_class(self.lengths[0]) - self.total

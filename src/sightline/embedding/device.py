@@ -78,6 +78,13 @@ def cpu_features() -> tuple[str, ...]:
     return tuple(name for name, check in checks.items() if getattr(torch.cpu, check, lambda: False)())
 
 
+def check_dtype(name: str) -> str:
+    """Return `name` if it is a number format; raise UsageError otherwise."""
+    if name not in DTYPES:
+        raise UsageError(f"dtype={name!r} is unknown. Allowed: {', '.join(DTYPES)}.")
+    return name
+
+
 def choose_dtype(name: str | None, device: torch.device) -> str:
     """The number format called `name`; None takes bfloat16 where the device computes it fast, else float32.
 
@@ -87,9 +94,7 @@ def choose_dtype(name: str | None, device: torch.device) -> str:
         UsageError: An unknown name.
     """
     if name is not None:
-        if name not in DTYPES:
-            raise UsageError(f"dtype={name!r} is unknown. Known: {', '.join(DTYPES)}.")
-        return name
+        return check_dtype(name)
     torch = import_torch()
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"

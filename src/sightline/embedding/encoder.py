@@ -6,7 +6,6 @@ implements the same two members.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from sightline.embedding.models import ModelSpec
 from sightline.embedding.packing import Packing, check_packing, forward_packed, no_cache, to_device
 from sightline.embedding.prepack import prepack
 from sightline.errors import MissingExtra, ModelError
-
-log = logging.getLogger(__name__)
 
 # Parts of a checkpoint's architecture that embedding doesn't use, so that random values in them do no harm.
 _UNUSED_PARTS = ("pooler.", "lm_head.", "cls.", "classifier.")

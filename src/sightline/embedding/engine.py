@@ -22,7 +22,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -33,7 +33,7 @@ import numpy.typing as npt
 from sightline.embedding.base import BaseEmbedder
 from sightline.embedding.batching import BatchPolicy
 from sightline.embedding.cleaning import check_steps, clean
-from sightline.embedding.device import DTYPES, choose_device, choose_dtype, default_batch_tokens
+from sightline.embedding.device import check_dtype, choose_device, choose_dtype, default_batch_tokens
 from sightline.embedding.dimensions import DimensionRange
 from sightline.embedding.identity import fingerprint
 from sightline.embedding.instructions import Instructions, check_template
@@ -169,7 +169,7 @@ class EmbeddingEngine(BaseEmbedder):
         self._worker: DeviceWorker | None = None
         self._feeder: ThreadPoolExecutor | None = None
         self._process = os.getpid()
-        self._finalizer = weakref.finalize(self, _close_queue, self._queue)
+        weakref.finalize(self, _close_queue, self._queue)
 
     @property
     def dimensions(self) -> int:
@@ -251,9 +251,17 @@ class EmbeddingEngine(BaseEmbedder):
         return self.tokenizer.spans(text)
 
     def tokenize(self, texts: Sequence[str], *, role: Role, instruction: InstructionLike = None) -> list[TokenizedText]:
-        """Texts as the model reads them, truncated; embedding them gives what embedding the texts gives."""
+        """Texts as the model reads them; embedding them gives what embedding the texts gives.
+
+        Raises:
+            TextTooLong: A text is too long, and the engine doesn't truncate (one list of ids can't be averaged).
+        """
+        call = _Call(texts, self._instructions.prompt(role, instruction))
         cleaned = [clean(text, self._clean) for text in texts]
-        inputs = self.tokenizer.tokenize(cleaned, self._instructions.prompt(role, instruction))
+        inputs = self.tokenizer.tokenize(cleaned, call.prompt, "truncate" if self._on_too_long == "truncate" else "error")
+        for one in inputs:
+            call.note(one)
+        self._report_truncation(call)
         return [TokenizedText(one.parts[0].ids.tolist(), one.parts[0].prompt_length) for one in inputs]
 
     def submit(
@@ -273,7 +281,7 @@ class EmbeddingEngine(BaseEmbedder):
             EmbedderClosed: After `close()`.
         """
         self._check_usable()
-        call = _Call(texts, self._prompt(texts, role, instruction), role)
+        call = _Call(texts, self._prompt(texts, role, instruction))
         if priority is None:
             priority = Priority.INTERACTIVE if role is Role.QUERY else Priority.BULK
         length = self._dimensions if dimensions is None else self._range.check(dimensions)
@@ -292,7 +300,7 @@ class EmbeddingEngine(BaseEmbedder):
 
     def close(self) -> None:
         """Stop, fail what waits, and give the memory back. Closing twice is fine."""
-        self._queue.close(EmbedderClosed("This engine was closed; make a new one."))
+        self._queue.close(EmbedderClosed())
         with self._lock:
             worker, self._worker = self._worker, None
             feeder, self._feeder = self._feeder, None
@@ -311,7 +319,7 @@ class EmbeddingEngine(BaseEmbedder):
                 "This engine was made before the process forked; its device thread isn't here. Make an engine in the child."
             )
         if self._queue.closed and self._worker is None:
-            raise EmbedderClosed("This engine was closed; make a new one.")
+            raise EmbedderClosed()
 
     def _prompt(self, texts: Texts, role: Role, instruction: InstructionLike) -> str:
         if isinstance(texts, str):
@@ -346,10 +354,13 @@ class EmbeddingEngine(BaseEmbedder):
             submission.fail(error)
             return
         if call.exhausted:
-            self._counts.add_truncation(call.truncated_texts, call.dropped_tokens, call.estimated)
-            call.warn_of_truncation(self.max_length)
+            self._report_truncation(call)
         if self._queue.add(submission, items, exhausted=call.exhausted):
             self._feed_later(submission, call)
+
+    def _report_truncation(self, call: _Call) -> None:
+        self._counts.add_truncation(call.truncated_texts, call.dropped_tokens, call.estimated)
+        call.warn_of_truncation(self.max_length)
 
     def _tokenized(self, submission: Submission, call: _Call) -> list[Item]:
         first, texts = call.next_window()
@@ -388,7 +399,6 @@ class _Call:
 
     texts: Texts
     prompt: str
-    role: Role
     position: int = 0
     truncated_texts: int = 0
     dropped_tokens: int = 0
@@ -436,22 +446,26 @@ class _Counts:
             return self.stats
 
     def add_batch(self, texts: int, tokens: int) -> None:
-        self._add(texts=texts, tokens=tokens, batches=1)
+        with self.lock:
+            old = self.stats
+            self.stats = replace(old, texts=old.texts + texts, tokens=old.tokens + tokens, batches=old.batches + 1)
 
     def add_truncation(self, texts: int, tokens: int, estimated: bool) -> None:
-        self._add(truncated_texts=texts, dropped_tokens=tokens, dropped_tokens_estimated=estimated)
-
-    def _add(self, **more: int) -> None:
         with self.lock:
-            values = {name: getattr(self.stats, name) for name in EmbeddingStats.__slots__}
-            self.stats = EmbeddingStats(**{name: type(value)(value + more.get(name, 0)) for name, value in values.items()})
+            old = self.stats
+            self.stats = replace(
+                old,
+                truncated_texts=old.truncated_texts + texts,
+                dropped_tokens=old.dropped_tokens + tokens,
+                dropped_tokens_estimated=old.dropped_tokens_estimated or estimated,
+            )
 
 
 def _check_arguments(on_too_long: str, dtype: str | None, max_batch_tokens: int | None, threads: int | None) -> None:
     if on_too_long not in ON_TOO_LONG:
         raise UsageError(f"on_too_long={on_too_long!r} is unknown. Allowed: {', '.join(ON_TOO_LONG)}.")
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"dtype={dtype!r} is unknown. Allowed: {', '.join(DTYPES)}.")
+    if dtype is not None:
+        check_dtype(dtype)
     for name, value in (("max_batch_tokens", max_batch_tokens), ("threads", threads)):
         if value is not None and value < 1:
             raise UsageError(f"{name}={value} is out of range: at least 1.")

@@ -7,6 +7,7 @@ Nothing here imports torch or reads weights.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from typing import Any
 
 from sightline.embedding.instructions import template_of
 from sightline.errors import MissingExtra, ModelError, ModelNotFound, UsageError
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "Qwen/Qwen3-Embedding-0.6B"
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -247,11 +250,9 @@ def _hub_spec(name: str, revision: str | None, pooling: str | Sequence[str] | No
     if cached is not None:
         try:
             return read_spec(cached, name=name, revision=cached.name, pooling=pooling)
-        except ModelError:  # another tool may have fetched a part of it only: ask the hub for the rest
-            pass_on = cached
-    else:
-        pass_on = None
-    folder = _snapshot(repository, revision, local_files_only=False) or pass_on
+        except ModelError as error:  # another tool may have fetched a part of it only: ask the hub for the rest
+            log.info("the cached copy of %s isn't whole: %s", repository, error)
+    folder = _snapshot(repository, revision, local_files_only=False) or cached
     if folder is None:
         raise ModelNotFound(
             f"No folder {name!r} here, it isn't in the hub cache, and the hub can't be reached or doesn't have {repository!r}"

@@ -16,6 +16,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,18 @@ def forward_packed(
 
 def no_cache(model: Any) -> dict[str, bool]:
     """`use_cache=False` where the forward takes it: a cache would switch packing off without a word."""
-    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    return {"use_cache": False} if _takes(model, "use_cache") else {}
+
+
+def _takes(model: Any, parameter: str) -> bool:
+    kind: Any = type(model)
+    return parameter in _forward_parameters(kind)
+
+
+@cache
+def _forward_parameters(model_class: Any) -> frozenset[str]:
+    """Names of the forward's parameters; asked for at every pass, so looked up once a class."""
+    return frozenset(inspect.signature(model_class.forward).parameters)
 
 
 def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
@@ -104,7 +116,7 @@ def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
 
 
 def _verdict(model: Any, reference: str) -> Packing:
-    if "position_ids" not in inspect.signature(model.forward).parameters:
+    if not _takes(model, "position_ids"):
         return Packing(False, "the model takes no position ids")
     if not model._can_set_attn_implementation():
         return Packing(False, "the model's attention can't be replaced")

@@ -119,12 +119,13 @@ class SubmissionQueue:
     def open(self, submission: Submission) -> None:
         """Take a submission on, before its first items are there, so that `close` answers it whatever happens."""
         with self._condition:
-            if self._closed_with is not None:
-                submission.fail(self._closed_with)
-                return
-            peers = [other.served_tokens for other in self._active if other.priority == submission.priority]
-            submission.served_tokens = min(peers, default=1) - 1
-            self._active.append(submission)
+            closed_with = self._closed_with
+            if closed_with is None:
+                peers = [other.served_tokens for other in self._active if other.priority == submission.priority]
+                submission.served_tokens = min(peers, default=1) - 1
+                self._active.append(submission)
+        if closed_with is not None:
+            submission.fail(closed_with)
 
     def add(self, submission: Submission, items: Iterable[Item], *, exhausted: bool) -> bool:
         """Queue `items`, longest first. True if more are wanted at once; otherwise `refill` will be called later."""
@@ -160,10 +161,11 @@ class SubmissionQueue:
         """Fail everything that waits, and everything that comes later, with `error`."""
         with self._condition:
             self._closed_with = self._closed_with or error
-            for submission in self._active:
-                submission.fail(error)
-            self._active.clear()
+            waiting, self._active = self._active, []
             self._condition.notify_all()
+        # Outside the queue's lock: a submission that is being delivered holds its own, and its caller's callback may want ours.
+        for submission in waiting:
+            submission.fail(error)
 
     @property
     def idle(self) -> bool:

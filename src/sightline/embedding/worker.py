@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sightline.embedding.batching import BatchPolicy, Filling
+from sightline.embedding.batching import BatchPolicy
 from sightline.embedding.encoder import Encoder, TokenBatch
 from sightline.embedding.packing import Packing
 from sightline.embedding.pooling import Pooler
@@ -92,7 +92,7 @@ class DeviceWorker:
 
     def stop(self) -> None:
         """Close the queue, and wait for the threads to end where there are any (a forked child has none)."""
-        self._queue.close(EmbedderClosed("This engine was closed; make a new one."))
+        self._queue.close(EmbedderClosed())
         if self._process == os.getpid() and not threading.current_thread().name.startswith("sightline-device"):
             self._thread.join()
 
@@ -200,11 +200,10 @@ class _Loop:
         except torch.OutOfMemoryError:
             if len(items) == 1 or self._policy.deterministic:
                 message = "The device is out of memory for one batch. Lower max_length or max_batch_tokens, or free the device."
-                _fail(items, message)
+                _fail(items, SightlineError(message))
                 return []
         except Exception as error:  # noqa: BLE001 - a failed batch fails its callers; the engine lives on for the others
-            for submission in {item.submission for item in items}:
-                submission.fail(error)
+            _fail(items, error)
             return []
         _return_memory()
         self._policy = replace(self._policy, max_batch_tokens=max(1, self._policy.max_batch_tokens // 2))
@@ -214,22 +213,16 @@ class _Loop:
 
     def _forward(self, items: list[Item]) -> Callable[[], FloatArray]:
         lengths = [len(item) for item in items]
-        batch = TokenBatch(np.concatenate([item.part.ids for item in items]).astype(np.int64), lengths, self._filler(lengths))
+        ids = np.concatenate([item.part.ids for item in items]).astype(np.int64)
+        batch = TokenBatch(ids, lengths, self._policy.filler(lengths))
         hidden = self._loaded.encoder.hidden_states(batch)
         return _to_host(self._loaded.pooler(hidden, lengths, [item.part.prompt_length for item in items]))
-
-    def _filler(self, lengths: list[int]) -> int:
-        filling = Filling(self._policy)
-        for length in lengths:
-            filling.add(length)
-        return filling.filler
 
     def _deliver(self, items: list[Item], wait: Callable[[], FloatArray]) -> None:
         try:
             vectors = wait()
         except Exception as error:  # noqa: BLE001 - CUDA reports a failed launch here; its callers must hear of it
-            for submission in {item.submission for item in items}:
-                submission.fail(error)
+            _fail(items, error)
             return
         self._on_batch(sum(1 for item in items if item.num_parts == 1), sum(map(len, items)))
         finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(vectors).all(axis=1))
@@ -255,9 +248,9 @@ def _deliver_group(submission: Submission, items: list[Item], vectors: FloatArra
         submission.fail(error)
 
 
-def _fail(items: list[Item], message: str) -> None:
+def _fail(items: list[Item], error: Exception) -> None:
     for submission in {item.submission for item in items}:
-        submission.fail(SightlineError(message))
+        submission.fail(error)
 
 
 def _to_host(vectors: Tensor) -> Callable[[], FloatArray]:

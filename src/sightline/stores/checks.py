@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,3 +158,11 @@ def _plain(value: Any, source: str, path: str) -> Any:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {_check_text(key, source, path): _plain(item, source, f"{path}[{key!r}]") for key, item in value.items()}
     raise UsageError(f"{path} of {source!r} is {value!r} ({type(value).__name__}); a store keeps {_ALLOWED}.")
+
+
+def make_directory(directory: Path, url: str) -> None:
+    """Make a store's directory where there is none; raise UsageError where that can't be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"The directory of {url} can't be made: {error}. Give a writable directory.") from error

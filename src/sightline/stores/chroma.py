@@ -27,6 +27,7 @@ from sightline.stores.checks import (
     collection_exists,
     collection_not_found,
     contract_json,
+    make_directory,
     store_closed,
 )
 from sightline.stores.locks import DirectoryLock
@@ -216,10 +217,7 @@ class ChromaStore:
     def _make_directory(self) -> None:
         if (self._directory / "sightline.json").exists():
             raise UsageError(f"The directory of {self.url} holds a Qdrant Edge collection; give another directory.")
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"The directory of {self.url} can't be made: {error}. Give a writable directory.") from error
+        make_directory(self._directory, self.url)
 
     def _replacing(self, collection: Any, ids: list[str], metadatas: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The metadata with None for every key that an existing record has beyond it: Chroma merges, and None removes."""

@@ -32,6 +32,7 @@ from sightline.stores.checks import (
     collection_exists,
     collection_not_found,
     contract_json,
+    make_directory,
     store_closed,
 )
 from sightline.stores.locks import LOCK_NAME, DirectoryLock
@@ -104,7 +105,7 @@ class EdgeStore:
         manifest = _Manifest(checked_dimensions(dimensions), json.loads(contract_json(contract)), shard_name)
         with self._guard:
             self._refuse_other_contents()
-            self._make_directory()
+            make_directory(self._directory, self.url)
             self._lock.acquire(self.url)
             try:
                 self._refuse_other_contents()  # again: now nobody else can be making it
@@ -229,12 +230,6 @@ class EdgeStore:
                 shard.update(engine.UpdateOperation.create_field_index(key, kind))
             shard.flush()
         return shard
-
-    def _make_directory(self) -> None:
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"The directory of {self.url} can't be made: {error}. Give a writable directory.") from error
 
     def _refuse_other_contents(self) -> None:
         if self.exists():

@@ -4,10 +4,12 @@
     ├── UsageError                 an argument that can't be used; also a ValueError
     │   ├── UnknownInstruction     a name that neither the model nor the caller defined
     │   ├── DimensionError         a dimension that the model or the collection can't give
-    │   └── UnknownStore           a store URL that no store answers to
+    │   ├── UnknownStore           a store URL that no store answers to
+    │   └── DeletionRefused        more would be deleted than seems meant
     ├── MissingExtra               an optional dependency isn't installed; also an ImportError
     ├── ModelError                 a model that can't be used as it is
-    │   └── ModelNotFound          no such folder, package or (reachable) hub model
+    │   ├── ModelNotFound          no such folder, package or (reachable) hub model
+    │   └── UntrustedModel         a collection names a model that nobody allowed
     ├── InputError                 a text that can't be embedded as asked; also a ValueError
     │   ├── TextTooLong            beyond max_length while on_too_long="error"
     │   └── NonFiniteEmbedding     the model gave NaN or infinity for a text
@@ -15,6 +17,7 @@
     ├── ContractMismatch           the collection was made by other eyes (exit code 3)
     └── StoreError                 the store can't do what it was asked (exit code 4)
         ├── CollectionNotFound     nothing was indexed there yet (exit code 2)
+        ├── StoreUnreachable       the server doesn't answer, or refuses the key
         └── StoreLocked            another process holds it
 
 A message says what was found, what is allowed and what to type next. `exit_code` is what the command line returns.
@@ -45,6 +48,10 @@ class UnknownStore(UsageError):
     """A store URL that no store answers to."""
 
 
+class DeletionRefused(UsageError):
+    """More would be deleted than seems meant."""
+
+
 class MissingExtra(SightlineError, ImportError):
     """An optional dependency that isn't installed."""
 
@@ -58,6 +65,10 @@ class ModelError(SightlineError):
 
 class ModelNotFound(ModelError):
     """No such folder, package or reachable hub model."""
+
+
+class UntrustedModel(ModelError):
+    """A collection names a model that is neither on this machine nor allowed by the caller."""
 
 
 class InputError(SightlineError, ValueError):
@@ -95,6 +106,10 @@ class CollectionNotFound(StoreError):
     """The store has no such collection yet."""
 
     exit_code = 2
+
+
+class StoreUnreachable(StoreError):
+    """The server doesn't answer, or refuses the key."""
 
 
 class StoreLocked(StoreError):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sightline.types import (
     EmbedderIdentity,
     EmbeddingStats,
+    Filter,
     FloatArray,
     Head,
     Hit,
@@ -20,6 +21,7 @@ from sightline.types import (
     OnEmbeddingProgress,
     Point,
     Priority,
+    Record,
     Role,
     TokenizedText,
 )
@@ -84,22 +86,55 @@ class StoreCapabilities:
 
 
 class Store(Protocol):
-    """One collection in one database. A score is a cosine similarity; ids are UUID strings."""
+    """One collection in one database. A score is a cosine similarity; ids are UUID strings.
+
+    Reading needs no lock. `acquire` makes this store the only writer until it is closed; what writes takes it too. A collection
+    that Sightline didn't make (no contract) can be read, and is written only after `write_contract` adopted it. Points of ours
+    carry a marker: `heads`, `sources`, `points`, `vectors_of` and all deletions see those only.
+    """
 
     url: str
     capabilities: StoreCapabilities
 
+    def exists(self) -> bool: ...
+    def dimensions(self) -> int:
+        """Length of the collection's vectors."""
+    def count(self) -> int:
+        """How many points there are, whoever wrote them."""
+
+    def acquire(self, *, take_over: bool = False) -> None:
+        """Become the only writer or raise StoreLocked, which names the other one; `take_over` ends a server's lease."""
+    def create(self, dimensions: int, contract: Mapping[str, Any]) -> None: ...
     def read_contract(self) -> Mapping[str, Any] | None:
         """The stored contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
-    def exists(self) -> bool: ...
-    def create(self, dimensions: int, contract: Mapping[str, Any]) -> None: ...
+    def write_contract(self, contract: Mapping[str, Any]) -> None:
+        """Replace the contract of an existing collection at once, or give one to a collection that has none."""
+    def read_mark(self) -> Mapping[str, Any]:
+        """What the last run left word of, as JSON data; empty before the first `write_mark`."""
+    def write_mark(self, mark: Mapping[str, Any]) -> None:
+        """Replace the mark at once; it is durable when this returns."""
+
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
         """Write points; returns only when the store has acknowledged them. An existing point is replaced whole."""
+    def update(self, points: Sequence[Point]) -> None:
+        """Replace everything but the vector and the text of existing points; ids that aren't there are left out."""
     def delete(self, ids: Sequence[str]) -> None: ...
+
     def heads(self) -> Iterator[Head]: ...
-    def chunk_ids(self, source: str) -> list[str]: ...
-    def vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:
-        """Stored vectors of those ids that exist."""
-    def search(self, vector: FloatArray, *, limit: int) -> list[Hit]: ...
-    def count(self) -> int: ...
+    def sources(self) -> dict[str, int]:
+        """How many points each document has."""
+    def points(self, source: str) -> list[Point]:
+        """All points of a document, its head included."""
+    def vectors_of(self, texts: Sequence[str]) -> dict[str, FloatArray]:
+        """Stored vectors of those texts that some point of ours has."""
+    def records(self, limit: int | None = None) -> Iterator[Record]:
+        """Points with their vectors, whoever wrote them; all of them, or `limit`."""
+    def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]: ...
+
+    def staging(self) -> Store:
+        """The collection beside this one that a rebuild fills under this one's lock; an interrupted one is there already."""
+    def promote(self) -> None:
+        """Put the staging collection in this one's place in one step; readers see the old one or the new one."""
+    def drop_staging(self) -> None:
+        """Remove the staging collection, if there is one."""
     def close(self) -> None: ...

@@ -12,6 +12,9 @@ import numpy.typing as npt
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Metadata: TypeAlias = Mapping[str, Any]
+# Key -> a value, a list of values (any of them), or bounds {"gte": 2020, "lt": 2024}; all keys must hold. A key is one of the
+# metadata's, or "source". A list in the metadata holds what any of its items is; bounds look at numbers, not into lists.
+Filter: TypeAlias = Mapping[str, Any]
 
 
 class Role(StrEnum):
@@ -142,7 +145,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The commit of a document: its presence in a collection means that the document is wholly there."""
+    """The commit of a document: its presence in a collection means that the document is wholly there.
+
+    While a document is being changed, its head has an empty `document_hash`, so that a run that was killed in between is
+    followed by one that plans the document again, whatever its file holds by then.
+    """
 
     source: str
     document_hash: str
@@ -159,6 +166,15 @@ class Point:
     source: str
     metadata: Metadata
     head: Head | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """A point with its stored vector, float32 `(dimensions,)`. `ours` is False for what another program wrote."""
+
+    point: Point
+    vector: FloatArray
+    ours: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,23 +1,45 @@
-"""`open_store(url)`: one grammar for every store. The databases' clients are loaded by the store files only."""
+"""`open_store(url)`: one grammar for every store. The databases' clients are loaded by the store files only.
+
+A URL with `//` names a server, one without names a directory of this machine. Keys and passwords are never in a URL, because
+URLs are logged: they come from the environment.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sightline.errors import UnknownStore
 from sightline.protocols import Store
 
 __all__ = ["open_store"]
 
-_FORMS = {
-    "edge": ("edge:DIR", "edge:./kb", "Qdrant Edge, embedded: one collection in a directory of its own"),
-    "chroma": ("chroma:DIR/COLLECTION", "chroma:./kb/handbook", "Chroma, embedded: several collections in one directory"),
-    "memory": ("memory:", "memory:", "gone when it is closed; memory:NAME is shared within the process"),
-}
+_FORMS = (
+    ("edge:DIR", "edge:./kb", "Qdrant Edge, embedded: one collection in a directory of its own"),
+    ("qdrant://HOST:PORT/COLLECTION", "qdrant://localhost:6334/handbook", "a Qdrant server; qdrant+https:// with TLS; key: QDRANT_API_KEY"),
+    ("qdrant:DIR/COLLECTION", "qdrant:./kb/handbook", "qdrant-client's local mode, for small things"),
+    ("chroma:DIR/COLLECTION", "chroma:./kb/handbook", "Chroma, embedded: several collections in one directory"),
+    ("chroma+http://HOST:PORT/COLLECTION", "chroma+http://localhost:8000/handbook", "a Chroma server; chroma+https:// with TLS; key: CHROMA_API_KEY"),
+    ("memory:", "memory:", "gone when it is closed; memory:NAME is shared within the process"),
+)  # fmt: skip
 _CHROMA_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 _IP_ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
+_CHROMA_RULE = "3 to 512 of [a-zA-Z0-9._-], first and last a letter or digit, no '..', not an IP address"
+# What a Qdrant server takes is wider; these are names that are also a file name in local mode, on every system.
+_QDRANT_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,199}")
+_QDRANT_RULE = "1 to 200 of [a-zA-Z0-9._-], the first one no '.' or '-'"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a server listens."""
+
+    host: str
+    port: int
+    tls: bool
 
 
 def open_store(url: str) -> Store:
@@ -34,35 +56,53 @@ def open_store(url: str) -> Store:
 
 
 def _known_forms() -> str:
-    return "\n".join(f"  {form:<22} e.g. {example:<21} {meaning}" for form, example, meaning in _FORMS.values())
+    return "\n".join(f"  {form:<35} e.g. {example:<38} {meaning}" for form, example, meaning in _FORMS)
 
 
-def _malformed(url: str, why: str) -> UnknownStore:
-    form, example, _ = _FORMS[url.partition(":")[0]]
+def _malformed(url: str, why: str, form: str) -> UnknownStore:
+    example = next(example for known, example, _ in _FORMS if known == form)
     return UnknownStore(f"{url!r} can't be used: {why}. The form is {form}, e.g. {example}")
 
 
 def _open_edge(url: str, rest: str) -> Store:
-    directory = _directory(url, rest)
+    directory = _directory(url, rest, "edge:DIR")
     from sightline.stores.edge import EdgeStore  # loads qdrant_edge
 
     return EdgeStore(url, directory)
 
 
+def _open_qdrant(url: str, rest: str) -> Store:
+    if rest.startswith("//"):
+        form = "qdrant://HOST:PORT/COLLECTION"
+        server, collection = _server(url, form, default_port=6334)
+        _check_name(url, collection, _is_qdrant_name(collection), _QDRANT_RULE, form)
+        from sightline.stores.qdrant import QdrantStore  # loads qdrant_client
+
+        return QdrantStore.on_server(url, server.host, server.port, collection, tls=server.tls)
+    form = "qdrant:DIR/COLLECTION"
+    directory, collection = _directory_and_name(url, rest, form)
+    _check_name(url, collection, _is_qdrant_name(collection), _QDRANT_RULE, form)
+    from sightline.stores.qdrant import QdrantStore  # loads qdrant_client
+
+    return QdrantStore.in_directory(url, directory, collection)
+
+
 def _open_chroma(url: str, rest: str) -> Store:
-    parent, slash, collection = rest.replace("\\", "/").rpartition("/")
-    if not slash:
-        raise _malformed(url, "it has no '/' between directory and collection")
-    directory = _directory(url, parent)
-    if not _CHROMA_NAME.fullmatch(collection) or ".." in collection or _IP_ADDRESS.fullmatch(collection):
-        raise _malformed(
-            url,
-            f"the collection name {collection!r} is not one that Chroma takes (3 to 512 of [a-zA-Z0-9._-], first and last a"
-            " letter or digit, no '..', not an IP address)",
-        )
+    form = "chroma:DIR/COLLECTION"
+    directory, collection = _directory_and_name(url, rest, form)
+    _check_name(url, collection, _is_chroma_name(collection), _CHROMA_RULE, form)
     from sightline.stores.chroma import ChromaStore  # loads chromadb
 
-    return ChromaStore(url, directory, collection)
+    return ChromaStore.in_directory(url, directory, collection)
+
+
+def _open_chroma_server(url: str, rest: str) -> Store:
+    form = "chroma+http://HOST:PORT/COLLECTION"
+    server, collection = _server(url, form, default_port=8000)
+    _check_name(url, collection, _is_chroma_name(collection), _CHROMA_RULE, form)
+    from sightline.stores.chroma import ChromaStore  # loads chromadb
+
+    return ChromaStore.on_server(url, server.host, server.port, collection, tls=server.tls)
 
 
 def _open_memory(url: str, rest: str) -> Store:
@@ -71,18 +111,63 @@ def _open_memory(url: str, rest: str) -> Store:
     return MemoryStore(url, rest or None)
 
 
-def _directory(url: str, text: str) -> Path:
+def _is_qdrant_name(name: str) -> bool:
+    return _QDRANT_NAME.fullmatch(name) is not None
+
+
+def _is_chroma_name(name: str) -> bool:
+    return _CHROMA_NAME.fullmatch(name) is not None and ".." not in name and not _IP_ADDRESS.fullmatch(name)
+
+
+def _check_name(url: str, name: str, is_right: bool, rule: str, form: str) -> None:
+    if not is_right:
+        raise _malformed(url, f"the collection name {name!r} is not one that the store takes ({rule})", form)
+
+
+def _server(url: str, form: str, *, default_port: int) -> tuple[Server, str]:
+    """Host and port of a URL, and what follows as the collection's name."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise _malformed(url, f"the port is none ({error})", form) from error
+    if "@" in parts.netloc:
+        # The URL isn't shown: it holds a secret.
+        raise UnknownStore(f"A store URL takes no user or key before the host; keys come from the environment. The form is {form}")
+    if not parts.hostname:
+        raise _malformed(url, "it names no host", form)
+    if parts.query or parts.fragment:
+        raise _malformed(url, "nothing may follow the collection's name", form)
+    return Server(parts.hostname, port or default_port, tls=parts.scheme.endswith("+https")), parts.path.removeprefix("/")
+
+
+def _directory_and_name(url: str, rest: str, form: str) -> tuple[Path, str]:
+    parent, slash, collection = rest.replace("\\", "/").rpartition("/")
+    if not slash:
+        raise _malformed(url, "it has no '/' between directory and collection", form)
+    return _directory(url, parent, form), collection
+
+
+def _directory(url: str, text: str, form: str) -> Path:
     if not text.strip():
-        raise _malformed(url, "the directory is empty")
+        raise _malformed(url, "the directory is empty", form)
     if text.startswith("//"):
-        raise _malformed(url, "a path takes no '//' after the colon")
+        raise _malformed(url, "a path takes no '//' after the colon", form)
     if "\0" in text:
-        raise _malformed(url, "a path can't hold a NUL character")
+        raise _malformed(url, "a path can't hold a NUL character", form)
     try:
         # Resolved once: a later chdir changes nothing, and two spellings of one directory are one.
         return Path(text).expanduser().resolve()
     except (OSError, RuntimeError) as error:
-        raise _malformed(url, f"the path can't be resolved ({error})") from error
+        raise _malformed(url, f"the path can't be resolved ({error})", form) from error
 
 
-_OPENERS: dict[str, Callable[[str, str], Store]] = {"edge": _open_edge, "chroma": _open_chroma, "memory": _open_memory}
+_OPENERS: dict[str, Callable[[str, str], Store]] = {
+    "edge": _open_edge,
+    "qdrant": _open_qdrant,
+    "qdrant+https": _open_qdrant,
+    "chroma": _open_chroma,
+    "chroma+http": _open_chroma_server,
+    "chroma+https": _open_chroma_server,
+    "memory": _open_memory,
+}

@@ -30,12 +30,17 @@ def checked_points(points: Sequence[Point], vectors: FloatArray, dimensions: int
         UsageError: what a store could lose or garble: counts that differ, NaN, repeated ids, lone surrogates, odd metadata.
     """
     array = _finite_rows(vectors, dimensions, [f"point {point.id} of {point.source!r}" for point in points])
+    return checked_updates(points), array
+
+
+def checked_updates(points: Sequence[Point]) -> list[Point]:
+    """Return the points with plain JSON metadata; raise UsageError as `checked_points` does."""
     plain = [_checked_point(point) for point in points]
     if len({point.id for point in plain}) != len(plain):
         ids = [point.id for point in plain]
         twice = next(one for one in ids if ids.count(one) > 1)
-        raise UsageError(f"The id {twice} occurs more than once in one upsert; give each point once.")
-    return plain, array
+        raise UsageError(f"The id {twice} occurs more than once in one call; give each point once.")
+    return plain
 
 
 def checked_query(vector: FloatArray, dimensions: int) -> FloatArray:
@@ -86,6 +91,21 @@ def collection_not_found(url: str) -> CollectionNotFound:
 def collection_exists(url: str) -> StoreError:
     """The error of making a collection that is there already."""
     return StoreError(f"There is a collection at {url} already; it can't be created again. Choose another name for a new one.")
+
+
+def nothing_staged(url: str) -> StoreError:
+    """The error of promoting a collection that nobody filled."""
+    command = f"sightline index PATH --into {shlex.quote(url)} --rebuild"
+    return StoreError(f"No collection was built beside {url}. Build one with: {command}")
+
+
+def not_ours(url: str) -> StoreError:
+    """The error of writing to a collection without a contract."""
+    return StoreError(
+        f"There is a collection at {url}, but Sightline didn't make it, so nothing says how its vectors were made. "
+        f"Adopt it with: sightline adopt {shlex.quote(url)} --model MODEL, "
+        "or index into another one: sightline index PATH --into OTHER_URL"
+    )
 
 
 def store_closed(url: str) -> StoreError:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from sightline.errors import StoreLocked
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
     checked_dimensions,
@@ -18,18 +21,23 @@ from sightline.stores.checks import (
     checked_limit,
     checked_points,
     checked_query,
+    checked_updates,
     collection_exists,
     collection_not_found,
     contract_json,
+    nothing_staged,
     store_closed,
 )
-from sightline.types import FloatArray, Head, Hit, Point
+from sightline.stores.filters import matches, parse_filter
+from sightline.stores.payload import hit
+from sightline.types import Filter, FloatArray, Head, Hit, Point, Record
 
 
 @dataclass
 class _Collection:
     dimensions: int
     contract: str
+    mark: str = "{}"
     points: dict[str, Point] = field(default_factory=dict)
     vectors: dict[str, FloatArray] = field(default_factory=dict)
 
@@ -39,7 +47,9 @@ class _Slot:
     """Where a collection lies once it was made; stores that share a name share the slot."""
 
     lock: threading.RLock = field(default_factory=threading.RLock)
+    writer: object | None = None
     collection: _Collection | None = None
+    staging: _Slot | None = None
 
 
 _SHARED: dict[str, _Slot] = {}
@@ -52,6 +62,7 @@ class MemoryStore:
         self.url = url
         self.capabilities = StoreCapabilities(persistent=False, several_dimensions=False, quantization=False)
         self._slot = _Slot() if name is None else _SHARED.setdefault(name, _Slot())
+        self._parent: MemoryStore | None = None
         self._closed = False
 
     def exists(self) -> bool:
@@ -59,34 +70,73 @@ class MemoryStore:
         self._check_open()
         return self._slot.collection is not None
 
+    def dimensions(self) -> int:
+        """Length of the collection's vectors."""
+        return self._collection().dimensions
+
+    def count(self) -> int:
+        """How many points the collection holds."""
+        return len(self._collection().points)
+
+    def acquire(self, *, take_over: bool = False) -> None:
+        """Become the only writer; raise StoreLocked while another store of this name is."""
+        self._check_open()
+        if self._parent is not None:
+            self._parent.acquire(take_over=take_over)
+            return
+        with self._slot.lock:
+            if self._slot.writer not in (None, self):
+                raise StoreLocked(f"{self.url} is held by another store object of this process. Close that one, then try again.")
+            self._slot.writer = self
+
+    def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
+        """Make the collection; raise StoreError when it is there already."""
+        made = _Collection(checked_dimensions(dimensions), contract_json(contract))
+        with self._slot.lock:
+            self.acquire()
+            if self._slot.collection is not None:
+                raise collection_exists(self.url)
+            self._slot.collection = made
+
     def read_contract(self) -> Mapping[str, Any] | None:
         """The contract as JSON data; None before `create`."""
         self._check_open()
         collection = self._slot.collection
         return None if collection is None else dict(json.loads(collection.contract))
 
-    def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
-        """Make the collection; raise StoreError when it is there already."""
-        self._check_open()
-        made = _Collection(checked_dimensions(dimensions), contract_json(contract))
-        with self._slot.lock:
-            if self._slot.collection is not None:
-                raise collection_exists(self.url)
-            self._slot.collection = made
+    def write_contract(self, contract: Mapping[str, Any]) -> None:
+        """Replace the contract."""
+        self._writable().contract = contract_json(contract)
+
+    def read_mark(self) -> Mapping[str, Any]:
+        """The mark as JSON data; empty before the first one."""
+        return dict(json.loads(self._collection().mark))
+
+    def write_mark(self, mark: Mapping[str, Any]) -> None:
+        """Replace the mark."""
+        self._writable().mark = contract_json(mark)
 
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
         """Write points; an existing one is replaced whole."""
         with self._slot.lock:
-            collection = self._collection()
+            collection = self._writable()
             plain, array = checked_points(points, vectors, collection.dimensions)
             for point, row in zip(plain, array, strict=True):
                 collection.points[point.id] = point
                 collection.vectors[point.id] = row.copy()
 
+    def update(self, points: Sequence[Point]) -> None:
+        """Replace everything but the vector of existing points."""
+        with self._slot.lock:
+            collection = self._writable()
+            for point in checked_updates(points):
+                if point.id in collection.points:
+                    collection.points[point.id] = point
+
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points; ids that aren't there are fine."""
         with self._slot.lock:
-            collection = self._collection()
+            collection = self._writable()
             for one in checked_ids(ids):
                 collection.points.pop(one, None)
                 collection.vectors.pop(one, None)
@@ -96,38 +146,76 @@ class MemoryStore:
         with self._slot.lock:
             return iter([point.head for point in self._collection().points.values() if point.head is not None])
 
-    def chunk_ids(self, source: str) -> list[str]:
-        """Ids of all points of a document, its head included."""
+    def sources(self) -> dict[str, int]:
+        """How many points each document has."""
         with self._slot.lock:
-            return [point.id for point in self._collection().points.values() if point.source == source]
+            return dict(Counter(point.source for point in self._collection().points.values()))
 
-    def vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:
-        """Stored vectors of those ids that exist, float32 `(dimensions,)` each."""
+    def points(self, source: str) -> list[Point]:
+        """All points of a document, its head included."""
         with self._slot.lock:
-            stored = self._collection().vectors
-            return {one: stored[one].copy() for one in checked_ids(ids) if one in stored}
+            return [copy.deepcopy(point) for point in self._collection().points.values() if point.source == source]
 
-    def search(self, vector: FloatArray, *, limit: int) -> list[Hit]:
-        """The nearest points by cosine similarity, best first."""
+    def vectors_of(self, texts: Sequence[str]) -> dict[str, FloatArray]:
+        """Stored vectors of those texts that some point has, float32 `(dimensions,)` each."""
+        wanted = set(texts)
+        with self._slot.lock:
+            collection = self._collection()
+            found = {point.text: one for one, point in collection.points.items() if point.text in wanted}
+            return {text: collection.vectors[one].copy() for text, one in found.items()}
+
+    def records(self, limit: int | None = None) -> Iterator[Record]:
+        """Points with their vectors."""
+        with self._slot.lock:
+            collection = self._collection()
+            points = list(itertools.islice(collection.points.values(), limit))
+            return iter([Record(copy.deepcopy(point), collection.vectors[point.id].copy()) for point in points])
+
+    def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
+        """The nearest points by cosine similarity that meet the filter, best first."""
+        conditions = parse_filter(filter)
         with self._slot.lock:
             collection = self._collection()
             query = checked_query(vector, collection.dimensions)
             limit = checked_limit(limit)
-            if not collection.points:
+            points = [point for point in collection.points.values() if matches(conditions, point.source, point.metadata)]
+            if not points:
                 return []
-            points = list(collection.points.values())
             rows = np.stack([collection.vectors[point.id] for point in points])
         scores = _cosine(rows, query)
         best = sorted(range(len(points)), key=lambda i: (-scores[i], points[i].id))[:limit]
-        return [_hit(points[i], float(scores[i])) for i in best]
+        return [hit(copy.deepcopy(points[i]), float(scores[i])) for i in best]
 
-    def count(self) -> int:
-        """How many points the collection holds."""
-        return len(self._collection().points)
+    def staging(self) -> Self:
+        """The collection that `promote` puts in this one's place."""
+        self._check_open()
+        with self._slot.lock:
+            self._slot.staging = self._slot.staging or _Slot()
+            beside = type(self)(f"{self.url} (being rebuilt)", None)
+            beside._slot, beside._parent = self._slot.staging, self
+        return beside
+
+    def promote(self) -> None:
+        """Put the staging collection in this one's place."""
+        with self._slot.lock:
+            self.acquire()
+            staged = self._slot.staging
+            if staged is None or staged.collection is None:
+                raise nothing_staged(self.url)
+            self._slot.collection, self._slot.staging = staged.collection, None
+
+    def drop_staging(self) -> None:
+        """Forget the staging collection."""
+        with self._slot.lock:
+            self.acquire()
+            self._slot.staging = None
 
     def close(self) -> None:
         """Refuse further use; what a shared name holds stays until the process ends."""
         self._closed = True
+        with self._slot.lock:
+            if self._slot.writer is self:
+                self._slot.writer = None
 
     def _check_open(self) -> None:
         if self._closed:
@@ -139,6 +227,11 @@ class MemoryStore:
             raise collection_not_found(self.url)
         return self._slot.collection
 
+    def _writable(self) -> _Collection:
+        collection = self._collection()
+        self.acquire()
+        return collection
+
 
 def _cosine(rows: FloatArray, query: FloatArray) -> FloatArray:
     """Cosine similarity of `(n, dimensions)` with `(dimensions,)`; 0 where a vector has no direction."""
@@ -146,7 +239,3 @@ def _cosine(rows: FloatArray, query: FloatArray) -> FloatArray:
     norms[norms == 0] = 1.0
     scores: FloatArray = rows @ query / norms
     return scores
-
-
-def _hit(point: Point, score: float) -> Hit:
-    return Hit(point.id, score, point.text, point.source, copy.deepcopy(dict(point.metadata)))

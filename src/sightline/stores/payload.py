@@ -4,21 +4,24 @@ Nested (Qdrant and Edge): `{page_content, metadata: {source, **metadata}, source
 Flat (Chroma): the text is the document, the metadata is `{source, **metadata, sightline_*}`.
 
 Ours are, as integers because a boolean filter finds nothing on Edge: `sightline_point` (1 on every point of ours) and
-`sightline_head` (1 on heads only, with `sightline_hash`, `sightline_chunks` and `sightline_settings`). What can't stand
-under its own key is kept in `sightline_metadata` and put back on reading: a user's own `source` in both layouts; in the
-flat one also None, dicts, empty or mixed lists and keys that Chroma refuses. It is an object when nested and JSON text when flat.
+`sightline_head` (1 on heads only, with `sightline_hash`, `sightline_chunks` and `sightline_settings`); and `sightline_text`, a
+digest of the text, by which its vector is found again. What can't stand under its own key is kept in `sightline_metadata` and
+put back on reading: a user's own `source` in both layouts; in the flat one also None, dicts, empty or mixed lists and keys that
+Chroma refuses. It is an object when nested and JSON text when flat.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any
 
 from sightline.stores.checks import RESERVED_PREFIX
 from sightline.types import Head, Hit, Point
 
 POINT_KEY = "sightline_point"
+TEXT_KEY = "sightline_text"
 HEAD_KEY = "sightline_head"
 HASH_KEY = "sightline_hash"
 CHUNKS_KEY = "sightline_chunks"
@@ -27,15 +30,23 @@ METADATA_KEY = "sightline_metadata"
 SOURCE_KEY = "source"
 HEAD_FIELDS = [SOURCE_KEY, HASH_KEY, CHUNKS_KEY, SETTINGS_KEY]
 
-_TEXT_KEY = "page_content"
-_NESTED_KEY = "metadata"
+NESTED_KEY = "metadata"
+_CONTENT_KEY = "page_content"
+# Where other programs keep the text; LlamaIndex's Qdrant store has it in a JSON object under the last one.
+_OTHER_CONTENT_KEYS = ("text", "content", "document")
+_NODE_KEY = "_node_content"
+
+
+def text_digest(text: str) -> str:
+    """What a text is found by: 32 hexadecimal digits."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def to_nested(point: Point) -> dict[str, Any]:
     """The payload of `point` on Qdrant and Edge."""
     payload = {
-        _TEXT_KEY: point.text,
-        _NESTED_KEY: {**point.metadata, SOURCE_KEY: point.source},
+        _CONTENT_KEY: point.text,
+        NESTED_KEY: {**point.metadata, SOURCE_KEY: point.source},
         SOURCE_KEY: point.source,
         **_bookkeeping(point),
     }
@@ -54,25 +65,36 @@ def to_flat(point: Point) -> dict[str, Any]:
     return flat
 
 
-def hit_from_nested(point_id: str, score: float, payload: Mapping[str, Any]) -> Hit:
-    """A hit from a Qdrant or Edge payload, ours or somebody else's."""
-    nested = payload.get(_NESTED_KEY)
-    metadata = dict(nested) if isinstance(nested, Mapping) else {}
-    source = payload.get(SOURCE_KEY, metadata.get(SOURCE_KEY))
-    if POINT_KEY in payload:
-        metadata.pop(SOURCE_KEY, None)
-        metadata.update(payload.get(METADATA_KEY, {}))
-    return Hit(point_id, score, _text(payload.get(_TEXT_KEY)), _text(source), metadata)
+def is_ours(payload: Mapping[str, Any] | None) -> bool:
+    """Whether Sightline wrote the point, in either layout."""
+    return payload is not None and POINT_KEY in payload
 
 
-def hit_from_flat(point_id: str, score: float, document: str | None, flat: Mapping[str, Any] | None) -> Hit:
-    """A hit from a Chroma record, ours or somebody else's."""
+def point_from_nested(point_id: str, payload: Mapping[str, Any] | None) -> Point:
+    """The point of a Qdrant or Edge payload, ours or somebody else's."""
+    given = payload or {}
+    nested = given.get(NESTED_KEY)
+    if not is_ours(given):
+        metadata = dict(nested) if isinstance(nested, Mapping) else _plain(given)
+        return Point(point_id, _foreign_text(given), _text(given.get(SOURCE_KEY, metadata.get(SOURCE_KEY))), metadata)
+    metadata = {key: value for key, value in (nested or {}).items() if key != SOURCE_KEY}
+    metadata.update(given.get(METADATA_KEY, {}))
+    return Point(point_id, given[_CONTENT_KEY], given[SOURCE_KEY], metadata, _head(given))
+
+
+def point_from_flat(point_id: str, document: str | None, flat: Mapping[str, Any] | None) -> Point:
+    """The point of a Chroma record, ours or somebody else's."""
     given = flat or {}
     metadata = {key: value for key, value in given.items() if not key.startswith(RESERVED_PREFIX)}
-    if POINT_KEY in given:
+    if is_ours(given):
         metadata.pop(SOURCE_KEY, None)
         metadata.update(json.loads(given.get(METADATA_KEY, "{}")))
-    return Hit(point_id, score, _text(document), _text(given.get(SOURCE_KEY)), metadata)
+    return Point(point_id, _text(document), _text(given.get(SOURCE_KEY)), metadata, _head(given))
+
+
+def hit(point: Point, score: float) -> Hit:
+    """A search result."""
+    return Hit(point.id, score, point.text, point.source, point.metadata)
 
 
 def head_from(payload: Mapping[str, Any]) -> Head:
@@ -85,8 +107,12 @@ def head_from(payload: Mapping[str, Any]) -> Head:
     )
 
 
+def _head(payload: Mapping[str, Any]) -> Head | None:
+    return head_from(payload) if HEAD_KEY in payload else None
+
+
 def _bookkeeping(point: Point) -> dict[str, Any]:
-    ours: dict[str, Any] = {POINT_KEY: 1}
+    ours: dict[str, Any] = {POINT_KEY: 1, TEXT_KEY: text_digest(point.text)}
     if point.head is not None:
         ours |= {
             HEAD_KEY: 1,
@@ -103,6 +129,22 @@ def _fits_flat(key: str, value: Any) -> bool:
     if isinstance(value, list):
         return len({type(item) for item in value}) == 1 and isinstance(value[0], (str, int, float))
     return isinstance(value, (str, int, float))  # bool is an int
+
+
+def _foreign_text(payload: Mapping[str, Any]) -> str:
+    for key in (_CONTENT_KEY, *_OTHER_CONTENT_KEYS):
+        if isinstance(payload.get(key), str):
+            return str(payload[key])
+    try:
+        return _text(json.loads(payload[_NODE_KEY])["text"])
+    except (KeyError, TypeError, ValueError):  # another program's payload may hold anything, a text among it or not
+        return ""
+
+
+def _plain(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """A payload without a `metadata` object is the metadata itself, but for its text and what its writer keeps for itself."""
+    own = (_CONTENT_KEY, *_OTHER_CONTENT_KEYS)
+    return {key: value for key, value in payload.items() if key not in own and not key.startswith("_")}
 
 
 def _text(value: Any) -> str:

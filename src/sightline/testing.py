@@ -23,14 +23,17 @@ from sightline.errors import (
     InputError,
     SightlineError,
     StoreError,
+    StoreLocked,
     UsageError,
 )
 from sightline.protocols import InstructionLike, Store, Texts
 from sightline.stores import open_store
+from sightline.stores.filters import matches, parse_filter
 from sightline.types import (
     EmbedderIdentity,
     EmbeddingProgress,
     EmbeddingStats,
+    Filter,
     FloatArray,
     Head,
     Hit,
@@ -167,6 +170,8 @@ class StoreConformance:
     """
 
     dimensions = 16
+    # More points than any store reads or writes in one request; a store that takes a second for a few hundred lowers it.
+    many = 5500
     contract: Mapping[str, Any] = {"format": 1, "model": "hash", "nested": {"list": [1, 2.5, None, "ü"], "yes": True}}
 
     def reopen(self, store: Store) -> Store:
@@ -217,12 +222,19 @@ class StoreConformance:
         vector = self.make_vectors(1)
         operations = (
             store.count,
+            store.dimensions,
             store.heads,
-            lambda: store.chunk_ids("docs/a.md"),
-            lambda: store.vectors([]),
+            store.sources,
+            store.read_mark,
+            lambda: store.points("docs/a.md"),
+            lambda: store.vectors_of(["text"]),
+            lambda: list(store.records()),
             lambda: store.delete([]),
             lambda: store.search(vector[0], limit=1),
+            lambda: store.update(self.make_points(1)),
             lambda: store.upsert(self.make_points(1), vector),
+            lambda: store.write_mark({}),
+            lambda: store.write_contract(self.contract),
         )
         for operation in operations:
             with pytest.raises(CollectionNotFound, match="sightline index"):
@@ -234,7 +246,8 @@ class StoreConformance:
         store.create(self.dimensions, self.contract)
         assert store.exists() is True
         assert store.read_contract() == self.contract
-        assert store.count() == 0
+        assert store.read_mark() == {}
+        assert (store.count(), store.dimensions()) == (0, self.dimensions)
         assert store.search(self.make_vectors(1)[0], limit=3) == []
 
     def test_create_refuses_what_is_there(self, store: Store) -> None:
@@ -256,6 +269,16 @@ class StoreConformance:
             with pytest.raises(UsageError):
                 store.create(self.dimensions, contract)  # type: ignore[arg-type]
         assert store.exists() is False
+
+    def test_contract_and_mark_are_replaced_whole(self, store: Store) -> None:
+        """Writing one leaves the other, and no key of the old one stays."""
+        self.fill(store, self.make_points(3))
+        store.write_mark({"unfinished": ["docs", "ü"], "nested": {"a": [1, None]}, "text": "x" * 2000})
+        store.write_contract({"other": {"list": [2]}})
+        store.write_mark({"unfinished": []})
+        assert store.read_contract() == {"other": {"list": [2]}}
+        assert store.read_mark() == {"unfinished": []}
+        assert store.count() == 3
 
     def test_search_gives_exact_cosines_in_order(self, store: Store) -> None:
         """Hits come best first, with the exact cosine similarity as their score, also for a query that has no unit norm."""
@@ -308,7 +331,39 @@ class StoreConformance:
         assert hit.score > 1 - 1e-5
         assert (hit.text, hit.source, hit.metadata) == ("new", "docs/b.md", {"both": 2})
         assert list(store.heads()) == []
-        assert store.chunk_ids("docs/a.md") == []
+        assert store.sources() == {"docs/b.md": 1}
+        assert sorted(store.vectors_of([old.text, new.text])) == ["new"]
+
+    def test_update_replaces_all_but_the_vector(self, store: Store) -> None:
+        """Metadata, source and head are the new ones, old keys are gone, the vector stays; unknown ids add nothing."""
+        points = self.make_points(3, metadata={"old": "x", "both": [1, 2], "odd": {"a": None}, "source": "mine"})
+        vectors = self.fill(store, points)
+        before = {record.point.id: record.vector for record in store.records()}
+        head = Head("docs/b.md", "other", 7, "chunks/2")
+        moved = [replace(one, source="docs/b.md", metadata={"both": 2}, head=None) for one in points[:2]]
+        moved[1] = replace(moved[1], head=head)
+        stranger = replace(points[0], id=str(uuid.UUID(int=5)), head=None)
+        store.update([*moved, stranger])
+        store.update([])
+        assert store.count() == 3
+        assert list(store.heads()) == [head]
+        assert store.sources() == {"docs/b.md": 2, "docs/a.md": 1}
+        for point, vector in zip(moved, vectors, strict=False):
+            [hit] = store.search(vector, limit=1)
+            assert (hit.id, hit.text, hit.source, hit.metadata) == (point.id, point.text, point.source, {"both": 2})
+        after = {record.point.id: record.vector for record in store.records()}
+        assert all(np.array_equal(after[one], before[one]) for one in before)
+
+    def test_update_refuses_what_upsert_refuses(self, store: Store) -> None:
+        """Reserved keys, repeated ids and values that would be lost are refused before anything is written."""
+        import pytest
+
+        [point] = self.make_points(1, metadata={"a": 1})
+        self.fill(store, [point])
+        for points in ([replace(point, metadata={"sightline_head": 1})], [point, point], [replace(point, metadata={"a": {1}})]):
+            with pytest.raises(UsageError):
+                store.update(points)
+        assert store.points(point.source) == [point]
 
     def test_heads_gives_all_heads_and_nothing_else(self, store: Store) -> None:
         """Three documents with several chunks have three heads."""
@@ -318,7 +373,7 @@ class StoreConformance:
 
     def test_heads_are_not_cut_at_a_page(self, store: Store) -> None:
         """More heads than any store reads at once all come back, once each, also while the caller writes."""
-        count = 5500
+        count = self.many
         points = [self.make_points(1, f"docs/{row}.md")[0] for row in range(count)]
         vectors = self.fill(store, points)
         seen: list[str] = []
@@ -330,12 +385,20 @@ class StoreConformance:
         assert len(seen) == len(set(seen))
         assert set(seen) >= {f"docs/{row}.md" for row in range(1, count)}
 
-    def test_chunk_ids_gives_a_whole_document(self, store: Store) -> None:
-        """All points of a source, its head included, and of no other source."""
-        first, second = self.make_points(4, "docs/a.md"), self.make_points(3, "docs/a.md.md")
+    def test_points_gives_a_whole_document(self, store: Store) -> None:
+        """All points of a source as they were written, its head included, and of no other source."""
+        metadata = {"lang": "ü", "odd": {"a": [None, 1.0]}, "source": "mine"}
+        first, second = self.make_points(4, "docs/a.md", metadata=metadata), self.make_points(3, "docs/a.md.md")
         self.fill(store, [*first, *second])
-        assert sorted(store.chunk_ids("docs/a.md")) == sorted(point.id for point in first)
-        assert store.chunk_ids("docs") == []
+        assert sorted(store.points("docs/a.md"), key=lambda point: point.text) == first
+        assert store.points("docs") == []
+
+    def test_sources_counts_the_points_of_each_document(self, store: Store) -> None:
+        """Documents without a head are there too."""
+        sizes = {"docs/a.md": 4, "docs/ü b.md": 1, "other/a.md": 2}
+        documents = [self.make_points(size, source, head=source != "other/a.md") for source, size in sizes.items()]
+        self.fill(store, [point for points in documents for point in points])
+        assert store.sources() == sizes
 
     def test_delete_removes_what_is_there(self, store: Store) -> None:
         """Given points go, the others stay, ids that aren't there are fine, and twice is fine."""
@@ -346,18 +409,138 @@ class StoreConformance:
         store.delete(gone)
         store.delete([])
         assert store.count() == 2
-        assert sorted(store.chunk_ids("docs/a.md")) == sorted([points[0].id, points[3].id])
+        assert sorted(point.id for point in store.points("docs/a.md")) == sorted([points[0].id, points[3].id])
         assert {hit.id for hit in store.search(vectors[1], limit=4)} == {points[0].id, points[3].id}
 
-    def test_vectors_come_back(self, store: Store) -> None:
-        """Stored vectors are float32 and equal to 1e-6; ids that aren't there are left out."""
-        points = self.make_points(30)
+    def test_records_are_points_with_their_vectors(self, store: Store) -> None:
+        """Vectors are float32 and equal to 1e-6, points as they were written; a limit is kept."""
+        points = self.make_points(30, metadata={"lang": "de", "none": None})
         vectors = self.fill(store, points)
-        found = store.vectors([*[point.id for point in reversed(points)], str(uuid.UUID(int=5))])
+        found = {record.point.id: record for record in store.records()}
         assert sorted(found) == sorted(point.id for point in points)
-        assert all(row.dtype == np.float32 and row.shape == (self.dimensions,) for row in found.values())
-        assert np.abs(np.stack([found[point.id] for point in points]) - vectors).max() <= 1e-6
-        assert store.vectors([]) == {}
+        assert all(record.ours and record.vector.dtype == np.float32 for record in found.values())
+        assert [found[point.id].point for point in points] == points
+        assert np.abs(np.stack([found[point.id].vector for point in points]) - vectors).max() <= 1e-6
+        assert len(list(store.records(7))) == 7
+
+    def test_vectors_are_found_by_their_text(self, store: Store) -> None:
+        """Whatever document a text stands in; texts that nobody has are left out, and a text must be equal to the letter."""
+        points = [*self.make_points(3), *self.make_points(3, "docs/b.md")]
+        points[4] = replace(points[4], text=points[1].text)
+        vectors = self.fill(store, points)
+        asked = [point.text for point in points] + ["nobody's", points[0].text.upper(), points[0].text + " ", ""]
+        found = store.vectors_of(asked)
+        assert sorted(found) == sorted({point.text for point in points})
+        assert np.abs(found[points[0].text] - vectors[0]).max() <= 1e-6
+        assert min(np.abs(found[points[1].text] - vectors[row]).max() for row in (1, 4)) <= 1e-6
+        assert store.vectors_of([]) == {}
+
+    def test_filters_mean_what_they_say(self, store: Store) -> None:
+        """Every kind of condition finds the points that the definition says, over every kind of value."""
+        values: list[Any] = [3, 3.0, 3.5, -2, 0, 2**53 + 1, True, False, 1, 1.0, "3", "x", "True", "", "a b", "ü"]
+        values += [["x", "y"], [3, 4], [3.0, 9.5], [True], ["3"], [1, 2], None, {"a": 3}, []]
+        points = [
+            replace(point, head=None, source=f"docs/{row % 3}.md", metadata={"key": value, 'a."b [c': value, "row": row})
+            for row, (point, value) in enumerate(zip(self.make_points(len(values)), values, strict=True))
+        ]
+        vectors = self.fill(store, points)
+        filters: list[Filter] = [{"key": value} for value in values if not isinstance(value, (list, dict, type(None)))]
+        filters += [{"key": ["x", 3, True]}, {"key": ["nothing", -2]}, {"missing": 1}, {"key": 2**53}, {"key": "X"}]
+        bounds = ({"gte": 3}, {"gt": 3}, {"lte": 3.0}, {"lt": 1}, {"gte": 3, "lt": 3.25})
+        filters += [{"key": bound} for bound in bounds]
+        filters += [{'a."b [c': "x"}, {'a."b [c': False}, {'a."b [c': {"gt": 2}}]
+        filters += [{"source": "docs/1.md"}, {"source": ["docs/0.md", "x"]}]
+        filters += [{"key": [3, "x"], "row": {"lt": 12}, "source": "docs/0.md"}, {}]
+        for given in filters:
+            conditions = parse_filter(given)
+            wanted = {point.id for point in points if matches(conditions, point.source, point.metadata)}
+            found = store.search(vectors[0], limit=len(points), filter=given)
+            assert {hit.id for hit in found} == wanted, given
+            assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
+
+    def test_a_filter_that_no_store_could_answer_is_refused(self, store: Store) -> None:
+        """Odd values, empty lists and unknown bounds are mistakes, not conditions that match nothing."""
+        import pytest
+
+        vectors = self.fill(store, self.make_points(1))
+        odd: list[Any] = [{"a": None}, {"a": []}, {"a": {}}, {"a": {"above": 1}}, {"a": {"gt": "x"}}, {"a": float("nan")}, {1: 2}]
+        for given in odd:
+            with pytest.raises(UsageError):
+                store.search(vectors[0], limit=1, filter=given)
+
+    def test_a_filter_finds_a_rare_point(self, store: Store) -> None:
+        """The one point that matches is found, however far from the query it is."""
+        points = self.make_points(self.many // 5)
+        points[-1] = replace(points[-1], metadata={"rare": "yes"})
+        vectors = self.fill(store, points)
+        hits = store.search(-vectors[-1], limit=10, filter={"rare": "yes"})
+        assert [hit.id for hit in hits] == [points[-1].id]
+
+    def test_a_second_writer_is_refused(self, store: Store) -> None:
+        """One store writes at a time; closing it lets the next one in, and readers need no leave."""
+        import pytest
+
+        if not store.capabilities.persistent:
+            pytest.skip(f"{store.url} is nobody else's")
+        self.fill(store, self.make_points(2))
+        store.acquire()
+        store.acquire()
+        other = open_store(store.url)
+        try:
+            with pytest.raises(StoreLocked):
+                other.acquire()
+            store.close()
+            other.acquire()
+            other.write_mark({"by": "the other"})
+            assert other.count() == 2
+        finally:
+            other.close()
+
+    def test_a_rebuild_takes_the_place_of_the_old_collection(self, store: Store) -> None:
+        """What is built beside shows only after `promote`, then wholly: contract, mark, dimensions and points."""
+        import pytest
+
+        self.fill(store, self.make_points(5))
+        with pytest.raises(StoreError):
+            store.promote()
+        beside = store.staging()
+        assert beside.exists() is False
+        beside.create(self.dimensions // 2, {"new": True})
+        half = cut(self.make_vectors(3, seed=3), self.dimensions // 2)
+        fresh = self.make_points(3, "docs/new.md")
+        beside.upsert(fresh, half)
+        beside.write_mark({"unfinished": ["docs"]})
+        assert (store.count(), store.read_contract(), store.dimensions()) == (5, self.contract, self.dimensions)
+        assert store.staging().count() == 3
+        store.promote()
+        assert (store.count(), store.dimensions()) == (3, self.dimensions // 2)
+        assert (store.read_contract(), store.read_mark()) == ({"new": True}, {"unfinished": ["docs"]})
+        [hit] = store.search(half[1], limit=1)
+        assert hit.id == fresh[1].id
+        assert store.staging().exists() is False
+        store.write_mark({})
+        store.delete([fresh[0].id])
+        assert store.count() == 2
+
+    def test_a_rebuild_goes_on_or_is_dropped(self, store: Store) -> None:
+        """What an interrupted rebuild left is there again, until it is dropped; the live collection doesn't notice."""
+        import pytest
+
+        if not store.capabilities.persistent:
+            pytest.skip(f"{store.url} keeps nothing")
+        self.fill(store, self.make_points(5))
+        beside = store.staging()
+        beside.create(self.dimensions, {"new": True})
+        beside.upsert(self.make_points(3, "docs/new.md"), self.make_vectors(3))
+        again = self.reopen(store)
+        try:
+            assert (again.count(), again.staging().count(), again.staging().read_contract()) == (5, 3, {"new": True})
+            again.drop_staging()
+            again.drop_staging()
+            assert again.staging().exists() is False
+            assert again.count() == 5
+        finally:
+            again.close()
 
     def test_texts_come_back_as_they_are(self, store: Store) -> None:
         """Scripts, emoji, newlines, blanks, NUL and the empty text survive, in texts and sources."""
@@ -369,7 +552,7 @@ class StoreConformance:
         for point, vector in zip(points, vectors, strict=True):
             [hit] = store.search(vector, limit=1)
             assert (hit.id, hit.text, hit.source) == (point.id, point.text, point.source)
-            assert store.chunk_ids(point.source) == [point.id]
+            assert store.points(point.source) == [point]
 
     def test_metadata_comes_back_as_it_is(self, store: Store) -> None:
         """Every allowed kind of value keeps its value and its type, whatever the store can hold by itself."""
@@ -467,11 +650,14 @@ class StoreConformance:
 
     def test_a_large_batch_is_written_whole(self, store: Store) -> None:
         """A batch beyond what the store takes in one request is split, not refused."""
-        points = self.make_points(5500)
+        points = self.make_points(self.many)
         self.fill(store, points)
-        assert store.count() == 5500
-        assert len(store.chunk_ids("docs/a.md")) == 5500
-        assert len(store.vectors([point.id for point in points])) == 5500
+        assert store.count() == self.many
+        assert len(store.points("docs/a.md")) == self.many
+        assert len(store.vectors_of([point.text for point in points])) == self.many
+        assert len({record.point.id for record in store.records()}) == self.many
+        store.update([replace(point, metadata={"new": 1}) for point in points])
+        assert all(point.metadata == {"new": 1} for point in store.points("docs/a.md"))
         store.delete([point.id for point in points])
         assert store.count() == 0
 

@@ -17,14 +17,16 @@ from sightline.protocols import Store
 
 __all__ = ["open_store"]
 
-_FORMS = (
-    ("edge:DIR", "edge:./kb", "Qdrant Edge, embedded: one collection in a directory of its own"),
-    ("qdrant://HOST:PORT/COLLECTION", "qdrant://localhost:6334/handbook", "a Qdrant server; qdrant+https:// with TLS; key: QDRANT_API_KEY"),
-    ("qdrant:DIR/COLLECTION", "qdrant:./kb/handbook", "qdrant-client's local mode, for small things"),
-    ("chroma:DIR/COLLECTION", "chroma:./kb/handbook", "Chroma, embedded: several collections in one directory"),
-    ("chroma+http://HOST:PORT/COLLECTION", "chroma+http://localhost:8000/handbook", "a Chroma server; chroma+https:// with TLS; key: CHROMA_API_KEY"),
-    ("memory:", "memory:", "gone when it is closed; memory:NAME is shared within the process"),
-)  # fmt: skip
+_EDGE, _QDRANT, _QDRANT_LOCAL = "edge:DIR", "qdrant://HOST:PORT/COLLECTION", "qdrant:DIR/COLLECTION"
+_CHROMA, _CHROMA_SERVER = "chroma:DIR/COLLECTION", "chroma+http://HOST:PORT/COLLECTION"
+_FORMS = {
+    _EDGE: ("edge:./kb", "Qdrant Edge, embedded: one collection in a directory of its own"),
+    _QDRANT: ("qdrant://localhost:6334/handbook", "a Qdrant server (qdrant+https:// with TLS; key: QDRANT_API_KEY)"),
+    _QDRANT_LOCAL: ("qdrant:./kb/handbook", "qdrant-client's local mode, for small things"),
+    _CHROMA: ("chroma:./kb/handbook", "Chroma, embedded: several collections in one directory"),
+    _CHROMA_SERVER: ("chroma+http://localhost:8000/handbook", "a Chroma server (chroma+https:// with TLS; key: CHROMA_API_KEY)"),
+    "memory:": ("memory:", "gone when it is closed; memory:NAME is shared within the process"),
+}
 _CHROMA_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 _IP_ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
 _CHROMA_RULE = "3 to 512 of [a-zA-Z0-9._-], first and last a letter or digit, no '..', not an IP address"
@@ -56,16 +58,15 @@ def open_store(url: str) -> Store:
 
 
 def _known_forms() -> str:
-    return "\n".join(f"  {form:<35} e.g. {example:<38} {meaning}" for form, example, meaning in _FORMS)
+    return "\n".join(f"  {form:<35} e.g. {example:<38} {meaning}" for form, (example, meaning) in _FORMS.items())
 
 
 def _malformed(url: str, why: str, form: str) -> UnknownStore:
-    example = next(example for known, example, _ in _FORMS if known == form)
-    return UnknownStore(f"{url!r} can't be used: {why}. The form is {form}, e.g. {example}")
+    return UnknownStore(f"{url!r} can't be used: {why}. The form is {form}, e.g. {_FORMS[form][0]}")
 
 
 def _open_edge(url: str, rest: str) -> Store:
-    directory = _directory(url, rest, "edge:DIR")
+    directory = _directory(url, rest, _EDGE)
     from sightline.stores.edge import EdgeStore  # loads qdrant_edge
 
     return EdgeStore(url, directory)
@@ -73,33 +74,29 @@ def _open_edge(url: str, rest: str) -> Store:
 
 def _open_qdrant(url: str, rest: str) -> Store:
     if rest.startswith("//"):
-        form = "qdrant://HOST:PORT/COLLECTION"
-        server, collection = _server(url, form, default_port=6334)
-        _check_name(url, collection, _is_qdrant_name(collection), _QDRANT_RULE, form)
+        server, collection = _server(url, _QDRANT, default_port=6334)
+        _check_name(url, collection, _is_qdrant_name(collection), _QDRANT_RULE, _QDRANT)
         from sightline.stores.qdrant import QdrantStore  # loads qdrant_client
 
         return QdrantStore.on_server(url, server.host, server.port, collection, tls=server.tls)
-    form = "qdrant:DIR/COLLECTION"
-    directory, collection = _directory_and_name(url, rest, form)
-    _check_name(url, collection, _is_qdrant_name(collection), _QDRANT_RULE, form)
+    directory, collection = _directory_and_name(url, rest, _QDRANT_LOCAL)
+    _check_name(url, collection, _is_qdrant_name(collection), _QDRANT_RULE, _QDRANT_LOCAL)
     from sightline.stores.qdrant import QdrantStore  # loads qdrant_client
 
     return QdrantStore.in_directory(url, directory, collection)
 
 
 def _open_chroma(url: str, rest: str) -> Store:
-    form = "chroma:DIR/COLLECTION"
-    directory, collection = _directory_and_name(url, rest, form)
-    _check_name(url, collection, _is_chroma_name(collection), _CHROMA_RULE, form)
+    directory, collection = _directory_and_name(url, rest, _CHROMA)
+    _check_name(url, collection, _is_chroma_name(collection), _CHROMA_RULE, _CHROMA)
     from sightline.stores.chroma import ChromaStore  # loads chromadb
 
     return ChromaStore.in_directory(url, directory, collection)
 
 
 def _open_chroma_server(url: str, rest: str) -> Store:
-    form = "chroma+http://HOST:PORT/COLLECTION"
-    server, collection = _server(url, form, default_port=8000)
-    _check_name(url, collection, _is_chroma_name(collection), _CHROMA_RULE, form)
+    server, collection = _server(url, _CHROMA_SERVER, default_port=443 if url.startswith("chroma+https:") else 8000)
+    _check_name(url, collection, _is_chroma_name(collection), _CHROMA_RULE, _CHROMA_SERVER)
     from sightline.stores.chroma import ChromaStore  # loads chromadb
 
     return ChromaStore.on_server(url, server.host, server.port, collection, tls=server.tls)
@@ -133,7 +130,7 @@ def _server(url: str, form: str, *, default_port: int) -> tuple[Server, str]:
         raise _malformed(url, f"the port is none ({error})", form) from error
     if "@" in parts.netloc:
         # The URL isn't shown: it holds a secret.
-        raise UnknownStore(f"A store URL takes no user or key before the host; keys come from the environment. The form is {form}")
+        raise UnknownStore(f"A store URL takes no user or key; they come from the environment. The form is {form}")
     if not parts.hostname:
         raise _malformed(url, "it names no host", form)
     if parts.query or parts.fragment:

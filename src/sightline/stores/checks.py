@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import CollectionNotFound, DimensionError, StoreError, UsageError
+from sightline.metadata import check_text, plain_metadata
 from sightline.types import FloatArray, Point
 
-RESERVED_PREFIX = "sightline_"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _EXAMPLE_ID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
-_INT64 = range(-(2**63), 2**63)
-_ALLOWED = "str, int (64 bits), finite float, bool, None, and lists and dicts (with str keys) of them"
 
 
 def checked_points(points: Sequence[Point], vectors: FloatArray, dimensions: int) -> tuple[list[Point], FloatArray]:
@@ -131,53 +128,16 @@ def _finite_rows(vectors: FloatArray, dimensions: int, names: list[str]) -> Floa
 
 def _checked_point(point: Point) -> Point:
     _check_id(point.id)
-    _check_text(point.source, point.source, "the source")
-    _check_text(point.text, point.source, "the text")
+    check_text(point.source, point.source, "the source")
+    check_text(point.text, point.source, "the text")
     if point.head is not None and point.head.source != point.source:
         raise UsageError(f"The head of {point.head.source!r} can't stand on a point of {point.source!r}.")
-    for key in point.metadata:
-        if isinstance(key, str) and key.startswith(RESERVED_PREFIX):
-            raise UsageError(
-                f"Metadata key {key!r} of {point.source!r} begins with {RESERVED_PREFIX!r}, which Sightline keeps for itself;"
-                " rename the key."
-            )
-    return replace(point, metadata=_plain(dict(point.metadata), point.source, "metadata"))
+    return replace(point, metadata=plain_metadata(point.metadata, point.source))
 
 
 def _check_id(one: str) -> None:
     if not isinstance(one, str) or not _UUID.fullmatch(one):
         raise UsageError(f"{one!r} is not a point id: ids are UUIDs in lower case with hyphens, e.g. {_EXAMPLE_ID}.")
-
-
-def _check_text(text: str, source: str, what: str) -> str:
-    if not isinstance(text, str):
-        raise UsageError(f"{what} of {source!r} is a {type(text).__name__}; it must be a str.")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"{what} of {source!r} holds the lone surrogate {text[error.start]!r} at character {error.start}, which is no"
-                " valid Unicode; decode the file again, with errors='replace' if need be."
-            ) from error
-    return str(text)
-
-
-def _plain(value: Any, source: str, path: str) -> Any:
-    """A copy of `value` in plain JSON types (tuples become lists)."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return _check_text(value, source, path)
-    if isinstance(value, int) and int(value) in _INT64:
-        return int(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return float(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, source, f"{path}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {_check_text(key, source, path): _plain(item, source, f"{path}[{key!r}]") for key, item in value.items()}
-    raise UsageError(f"{path} of {source!r} is {value!r} ({type(value).__name__}); a store keeps {_ALLOWED}.")
 
 
 def make_directory(directory: Path, url: str) -> None:

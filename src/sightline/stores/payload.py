@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-from sightline.stores.checks import RESERVED_PREFIX
+from sightline.metadata import RESERVED_PREFIX
 from sightline.types import Head, Hit, Point
 
 POINT_KEY = "sightline_point"

@@ -1,0 +1,61 @@
+"""What metadata may hold: JSON data that every store gives back as it was, found out before anything is embedded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sightline.errors import UsageError
+from sightline.types import Metadata
+
+RESERVED_PREFIX = "sightline_"
+_INT64 = range(-(2**63), 2**63)
+_ALLOWED = "str, int (64 bits), finite float, bool, None, and lists and dicts (with str keys) of them"
+
+
+def plain_metadata(metadata: Metadata, source: str) -> dict[str, Any]:
+    """A copy in plain JSON types (tuples become lists).
+
+    Raises:
+        UsageError: a key that Sightline keeps for itself, or a value that a store would lose or change.
+    """
+    for key in metadata:
+        if isinstance(key, str) and key.startswith(RESERVED_PREFIX):
+            raise UsageError(
+                f"Metadata key {key!r} of {source!r} begins with {RESERVED_PREFIX!r}, which Sightline keeps for itself;"
+                " rename the key."
+            )
+    plain: dict[str, Any] = _plain(dict(metadata), source, "metadata")
+    return plain
+
+
+def check_text(text: str, source: str, what: str) -> str:
+    """Return `text`; raise UsageError when it is no str or holds half a character."""
+    if not isinstance(text, str):
+        raise UsageError(f"{what} of {source!r} is a {type(text).__name__}; it must be a str.")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"{what} of {source!r} holds the lone surrogate {text[error.start]!r} at character {error.start}, which is no"
+                " valid Unicode; decode the file again, with errors='replace' if need be."
+            ) from error
+    return str(text)
+
+
+def _plain(value: Any, source: str, path: str) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return check_text(value, source, path)
+    if isinstance(value, int) and int(value) in _INT64:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, source, f"{path}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {check_text(key, source, path): _plain(item, source, f"{path}[{key!r}]") for key, item in value.items()}
+    raise UsageError(f"{path} of {source!r} is {value!r} ({type(value).__name__}); a store keeps {_ALLOWED}.")

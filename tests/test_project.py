@@ -22,13 +22,14 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "sightline"
 KNOWLEDGE_BASE = ROOT / "examples" / "knowledge_base"
 
-FOUNDATION = {"types", "errors", "protocols", "contract"}
+FOUNDATION = {"types", "errors", "protocols", "contract", "metadata"}
 # Part of the package -> the parts that it may import besides itself. "" is `sightline`, its public names.
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "protocols": {"types", "errors"},
     "contract": {"types", "errors", "protocols"},
+    "metadata": {"types", "errors"},
     "embedding": FOUNDATION,
     "stores": FOUNDATION,
     "indexing": FOUNDATION,
@@ -46,6 +47,7 @@ HOME_OF = {
     "safetensors": "embedding/",
     "huggingface_hub": "embedding/",
     "qdrant_edge": "stores/edge.py",
+    "qdrant_client": "stores/qdrant.py",
     "chromadb": "stores/chroma.py",
     "rich": "cli/",
     "click": "cli/",

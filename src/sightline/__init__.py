@@ -10,19 +10,39 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sightline.api import Collection, index, open_collection
+    from sightline.api import Collection, Inspection, JsonlFields, adopt, index, inspect, open_collection, remove
     from sightline.embedding.engine import EmbeddingEngine
-    from sightline.types import Instruction, TokenizedText
+    from sightline.types import Document, Instruction, TokenizedText
 
-__all__ = ["Collection", "EmbeddingEngine", "Instruction", "TokenizedText", "__version__", "index", "open_collection"]
+__all__ = [
+    "Collection",
+    "Document",
+    "EmbeddingEngine",
+    "Inspection",
+    "Instruction",
+    "JsonlFields",
+    "TokenizedText",
+    "__version__",
+    "adopt",
+    "index",
+    "inspect",
+    "open_collection",
+    "remove",
+]
 
 _HOMES = {
     "Collection": "sightline.api",
+    "Document": "sightline.types",
     "EmbeddingEngine": "sightline.embedding.engine",
+    "Inspection": "sightline.api",
     "Instruction": "sightline.types",
+    "JsonlFields": "sightline.api",
     "TokenizedText": "sightline.types",
+    "adopt": "sightline.api",
     "index": "sightline.api",
+    "inspect": "sightline.api",
     "open_collection": "sightline.api",
+    "remove": "sightline.api",
 }
 
 

@@ -1,122 +1,220 @@
-"""The one place where embedding, stores, indexing and searching meet: `index`, `open_collection`, `embed`."""
+"""The one place where embedding, stores, indexing and searching meet: what the command line, servers and adapters call."""
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import fnmatch
 import logging
-from collections.abc import Sequence
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sightline.contract import Contract, make_contract, verify
+from sightline import adoption, inspection
+from sightline.contract import ChunkPart, Contract, ReadingDefaults, make_contract, reading_defaults, verify
 from sightline.embedding.engine import EmbeddingEngine
-from sightline.embedding.models import DEFAULT_MODEL
-from sightline.errors import ModelNotFound, StoreError, UsageError
+from sightline.embedding.models import DEFAULT_MODEL, is_local
+from sightline.errors import DeletionRefused, ModelNotFound, UntrustedModel, UsageError
 from sightline.indexing.chunking import ChunkSettings, default_settings
-from sightline.indexing.files import discover
-from sightline.indexing.indexer import Indexer
+from sightline.indexing.files import Discovered, JsonlFields, Selection, discover, roots_of
+from sightline.indexing.indexer import Corpus, Indexer
+from sightline.indexing.plan import plan_removal
+from sightline.indexing.reconcile import is_within
+from sightline.inspection import Inspection
 from sightline.protocols import Embedder, InstructionLike, Store
 from sightline.searching import search
 from sightline.stores import open_store
-from sightline.stores.checks import collection_not_found
-from sightline.types import FloatArray, Hit, IndexSummary, OnIndexProgress, Role
+from sightline.stores.checks import collection_not_found, not_ours
+from sightline.types import Document, Filter, FloatArray, Hit, IndexSummary, OnIndexProgress, Role
 
-__all__ = ["DEFAULT_MODEL", "Collection", "embed", "index", "open_collection"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "Collection",
+    "Inspection",
+    "JsonlFields",
+    "adopt",
+    "embed",
+    "index",
+    "inspect",
+    "open_collection",
+    "remove",
+]
 
 log = logging.getLogger(__name__)
 
+# Models that a collection may name and have fetched: the default one's family, and what this variable lists (* is any name).
+TRUSTED_MODELS_VARIABLE = "SIGHTLINE_TRUSTED_MODELS"
+_TRUSTED_MODELS = ("Qwen/Qwen3-Embedding-*",)
+_NAMES_SHOWN = 5
+_REMOVED_AT_ONCE = 200
+
 
 def index(
-    paths: Sequence[str | Path],
+    paths: Sequence[str | Path] = (),
     *,
     into: str,
     model: str | Path | Embedder | None = None,
     dimensions: int | None = None,
+    roots: Mapping[str, str | Path] | None = None,
+    documents: Iterable[Document] | None = None,
+    root: str = "documents",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    ignore_files: bool = True,
+    jsonl: JsonlFields | None = None,
     chunk_tokens: int | None = None,
+    overlap_tokens: int | None = None,
+    prune: bool = False,
+    force: bool = False,
+    rebuild: bool = False,
+    take_over: bool = False,
     device: str | None = None,
     dtype: str | None = None,
     on_progress: OnIndexProgress | None = None,
 ) -> IndexSummary:
-    """Bring the collection at `into` up to date with files and folders; makes it where there is none.
+    """Bring the collection at `into` up to date with files, folders and documents; makes it where there is none.
 
-    Documents that are there already and haven't changed cost nothing; those that vanished from the folders stay.
+    Documents that are there already and haven't changed cost nothing; those that vanished stay, unless `prune`.
 
     Args:
-        paths: Files and folders.
-        into: Store URL, e.g. "edge:./kb" or "chroma:./kb/handbook".
+        paths: Files and folders; a folder's name is its root's name.
+        into: Store URL, e.g. "edge:./kb" or "qdrant://localhost:6334/handbook".
         model: Folder, `package:NAME`, hub name, or an embedder; None is the collection's own, or DEFAULT_MODEL for a new one.
         dimensions: Length of the vectors; None is the collection's own, or the model's for a new one.
+        roots: More folders and files, by the names that their roots shall have.
+        documents: Documents from elsewhere, drawn one by one in another thread.
+        root: Name of the root that `documents` is the whole of; it is put before their sources.
+        include: Globs (as in .gitignore) of files below folders; none is all that can be read.
+        exclude: Globs of files that are left out.
+        ignore_files: Whether .gitignore and .sightlineignore count.
+        jsonl: Which fields of a jsonl row are its text, id and metadata.
         chunk_tokens: Largest chunk in tokens; None is the collection's own, or what suits the model for a new one.
+        overlap_tokens: How many tokens of a chunk the next one repeats; None is the collection's own, or 0.
+        prune: Delete the documents of these paths that are no longer found.
+        force: Prune also when more than half would go, and rebuild also when the new collection lacks what the old one has.
+        rebuild: Make the collection anew beside the old one, e.g. with another model, and put it in its place when it is done.
+        take_over: End the lease of another writer on a server.
         device: Where a model that is given by name runs; None chooses.
         dtype: Number format of such a model; None chooses.
         on_progress: Called with an `IndexProgress` from several threads, never from two at once.
 
     Raises:
         UsageError: Nothing to index, or an argument that can't be used.
+        DeletionRefused: More would go than seems meant; all else was done.
         ModelError: The model can't be found or used.
         ContractMismatch: The collection was made by an embedder that sees differently.
-        StoreError: The store can't do what it was asked, or holds a collection that Sightline didn't make.
+        StoreError: The store can't do what it was asked, is held by another writer, or holds a collection of another program.
     """
-    if isinstance(paths, (str, Path)):
-        raise UsageError(f"paths is a list of files and folders; got {paths!r}. Write [{str(paths)!r}].")
-    found = discover(paths)
+    found = _found(paths, roots, Selection(tuple(include), tuple(exclude), ignore_files), needed=documents is None)
+    corpus = Corpus(found, jsonl or JsonlFields(), documents or (), None if documents is None else _root_name(root))
     with ExitStack() as resources:
         store = _opened_store(into, resources)
-        known = _read_contract(store)
-        # Deterministic: a run that goes on after a crash gives the vectors that an undisturbed one would have given.
-        embedder = _embedder(model, resources, known, dimensions=dimensions, device=device, dtype=dtype, deterministic=True)
+        known = _known_contract(store)
         if known is not None:
-            verify(known, embedder, dimensions=_insisted_dimensions(embedder, dimensions, given=embedder is model))
-        settings = _chunk_settings(embedder, known, chunk_tokens)
-        contract = known or _create(store, embedder, settings, dimensions)
-        indexer = Indexer(store, embedder, settings, dimensions=contract.vectors.dimensions, on_progress=on_progress)
-        return indexer.run(found)
+            store.acquire(take_over=take_over)
+        anew = rebuild and known is not None
+        inherited = None if anew and model is not None else known
+        # Deterministic: a run that goes on after a crash gives the vectors that an undisturbed one would have given.
+        embedder = _embedder(model, resources, inherited, dimensions=dimensions, device=device, dtype=dtype, deterministic=True)
+        insisted = _insisted_dimensions(embedder, dimensions, given=embedder is model)
+        settings = _chunk_settings(embedder, inherited, chunk_tokens, overlap_tokens)
+        if anew:
+            if insisted is None and inherited is not None:
+                insisted = inherited.vectors.dimensions
+            target, contract = _staged(store, embedder, settings, insisted)
+        elif known is None:
+            target, contract = store, _create(store, embedder, settings, insisted)
+        else:
+            verify(known, embedder, into, dimensions=insisted)
+            target, contract = store, _with_settings(store, known, settings)
+        indexer = Indexer(target, embedder, settings, dimensions=contract.vectors.dimensions, on_progress=on_progress)
+        summary = indexer.run(corpus, prune=prune, force=force)
+        if anew:
+            _refuse_loss(store, target, summary, prune=prune, force=force)
+            store.promote()
+        return summary
 
 
 def open_collection(
-    url: str, *, model: str | Path | Embedder | None = None, device: str | None = None, dtype: str | None = None
+    url: str,
+    *,
+    model: str | Path | Embedder | None = None,
+    trust: bool = False,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> Collection:
     """Open an existing collection for searching.
 
     Args:
         url: Store URL.
-        model: Stands in for the model that the contract names; it must see as that one.
+        model: Stands in for the model that the contract names; it must see as that one. Needed where there is no contract.
+        trust: Fetch the model that the contract names, whatever it is.
         device: Where a model that is given by name runs; None chooses.
         dtype: Number format of such a model; None chooses.
 
     Raises:
         CollectionNotFound: Nothing was indexed there.
         ContractMismatch: `model` sees differently.
+        UntrustedModel: The contract names a model that would have to be fetched, and nobody allowed it.
         ModelError: The model can't be found or used.
     """
     with ExitStack() as resources:
         store = _opened_store(url, resources)
-        contract = _read_contract(store)
-        if contract is None:
+        if not store.exists():
             raise collection_not_found(url)
-        embedder = _embedder(model, resources, contract, device=device, dtype=dtype)
-        verify(contract, embedder)
-        return Collection(store, embedder, contract, resources.pop_all())
+        data = store.read_contract()
+        contract = None if data is None else Contract.from_json(data)
+        if contract is None and model is None:
+            raise UsageError(
+                f"Sightline didn't make the collection at {url}, so nothing says which model its vectors are of. "
+                f"Name it: --model MODEL, or adopt the collection: sightline adopt {shlex.quote(url)} --model MODEL"
+            )
+        embedder = _embedder(model, resources, contract, device=device, dtype=dtype, trust=trust)
+        if contract is None:
+            log.warning(
+                "Sightline didn't make the collection at %s: nothing says whether its vectors are of this model. "
+                "Check and settle it with: sightline adopt %s --model MODEL", url, shlex.quote(url),
+            )  # fmt: skip
+            reading = reading_defaults(embedder, store.dimensions())
+        else:
+            verify(contract, embedder, url)
+            reading = contract.reading
+        return Collection(store, embedder, contract, reading, resources.pop_all())
 
 
 class Collection:
-    """An open collection; `open_collection` makes it. A context manager: leaving it lets other processes in."""
+    """An open collection; `open_collection` makes it. A context manager: leaving it lets store and model go."""
 
-    def __init__(self, store: Store, embedder: Embedder, contract: Contract, resources: ExitStack) -> None:
+    def __init__(
+        self, store: Store, embedder: Embedder, contract: Contract | None, reading: ReadingDefaults, resources: ExitStack
+    ) -> None:
         self._store = store
         self._embedder = embedder
         self._contract = contract
+        self._reading = reading
         self._resources = resources
 
     @property
-    def contract(self) -> Contract:
-        """What the collection was made with."""
+    def contract(self) -> Contract | None:
+        """What the collection was made with; None where another program made it."""
         return self._contract
 
-    def search(self, text: str, *, k: int = 10, instruction: InstructionLike = None) -> list[Hit]:
-        """The `k` chunks nearest to a question, best first; `instruction=None` looks as the contract says."""
-        return search(self._store, self._embedder, self._contract, text, k=k, instruction=instruction)
+    def search(
+        self, text: str, *, k: int = 10, instruction: InstructionLike = None, filter: Filter | None = None
+    ) -> list[Hit]:
+        """The `k` chunks nearest to a question, best first.
+
+        Args:
+            text: The question.
+            k: How many hits.
+            instruction: What the question looks with; None is as the contract says.
+            filter: What the hits' metadata must hold, e.g. `{"lang": ["de", "fr"], "year": {"gte": 2020}}`.
+        """
+        return search(self._store, self._embedder, self._reading, text, k=k, instruction=instruction, filter=filter)
 
     def count(self) -> int:
         """How many chunks the collection holds."""
@@ -131,6 +229,57 @@ class Collection:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def inspect(url: str) -> Inspection:
+    """What a collection is and holds, whoever made it; loads no model.
+
+    Raises:
+        CollectionNotFound: There is none.
+    """
+    with ExitStack() as resources:
+        return inspection.inspect(_existing_store(url, resources))
+
+
+def remove(sources: Sequence[str], *, from_url: str, take_over: bool = False) -> list[str]:
+    """Delete documents by their sources, a root or folder with all below it; gives the sources that went.
+
+    Raises:
+        UsageError: Nothing in the collection has, or is below, one of the sources; nothing was deleted then.
+    """
+    with ExitStack() as resources:
+        store = _existing_store(from_url, resources)
+        if _known_contract(store) is None:
+            raise not_ours(from_url)
+        store.acquire(take_over=take_over)
+        known = store.sources()
+        given = [source.rstrip("/") for source in sources]
+        for one in given:
+            if not any(is_within(source, {one}) for source in known):
+                raise _unknown_source(one, known, from_url)
+        gone = sorted(source for source in known if is_within(source, set(given)))
+        for start in range(0, len(gone), _REMOVED_AT_ONCE):
+            plans = [plan_removal(source, store.points(source)) for source in gone[start : start + _REMOVED_AT_ONCE]]
+            store.update([plan.doubt for plan in plans if plan.doubt is not None])
+            store.delete([one for plan in plans for one in plan.stale])
+            store.delete([plan.drops_head for plan in plans if plan.drops_head is not None])
+        return gone
+
+
+def adopt(
+    url: str, *, model: str | Path | Embedder, device: str | None = None, dtype: str | None = None
+) -> Contract:
+    """Give a contract to a collection that another program filled, after checking that its vectors are those of `model`.
+
+    Raises:
+        CollectionNotFound: There is none.
+        ContractMismatch: The vectors are not the model's.
+        StoreError: It has a contract already, or nothing to check.
+    """
+    with ExitStack() as resources:
+        store = _existing_store(url, resources)
+        embedder = _embedder(model, resources, device=device, dtype=dtype)
+        return adoption.adopt(store, embedder, _chunk_part(default_settings(embedder)))
 
 
 def embed(
@@ -150,21 +299,42 @@ def embed(
         return calls[Role(role)](texts, instruction=instruction, dimensions=dimensions)
 
 
+def _found(
+    paths: Sequence[str | Path], roots: Mapping[str, str | Path] | None, selection: Selection, *, needed: bool
+) -> Discovered:
+    if isinstance(paths, (str, Path)):
+        raise UsageError(f"paths is a list of files and folders; got {paths!r}. Write [{str(paths)!r}].")
+    if not paths and not roots and not needed:
+        return Discovered(files=(), skipped=(), ignored=0, scopes=())
+    return discover(roots_of(paths, roots), selection)
+
+
+def _root_name(root: str) -> str:
+    if not root or "/" in root:
+        raise UsageError(f"root={root!r} is no root's name: it is one text without '/', e.g. 'tickets'.")
+    return root
+
+
 def _opened_store(url: str, resources: ExitStack) -> Store:
     store = open_store(url)
     resources.callback(store.close)
     return store
 
 
-def _read_contract(store: Store) -> Contract | None:
+def _existing_store(url: str, resources: ExitStack) -> Store:
+    store = _opened_store(url, resources)
+    if not store.exists():
+        raise collection_not_found(url)
+    return store
+
+
+def _known_contract(store: Store) -> Contract | None:
+    """The contract of a collection that is to be written; None where there is no collection yet."""
     data = store.read_contract()
     if data is not None:
         return Contract.from_json(data)
     if store.exists():
-        raise StoreError(
-            f"There is a collection at {store.url}, but Sightline didn't make it, so nothing says how its vectors were made. "
-            "Index into another one: sightline index PATH --into OTHER_URL"
-        )
+        raise not_ours(store.url)
     return None
 
 
@@ -177,6 +347,7 @@ def _embedder(
     device: str | None = None,
     dtype: str | None = None,
     deterministic: bool = False,
+    trust: bool = False,
 ) -> Embedder:
     """The caller's embedder, or an engine that `resources` closes: the named one, the contract's, or the default."""
     if model is not None and not isinstance(model, (str, Path)):
@@ -184,6 +355,8 @@ def _embedder(
             raise UsageError("device and dtype are for a model that is given by name; this embedder was made with its own.")
         return model
     name, revision = _reference(model, known)
+    if model is None and known is not None and not trust:
+        _check_trust(name, revision)
     try:
         engine = EmbeddingEngine(
             name, revision=revision, dimensions=dimensions, device=device, dtype=dtype, deterministic=deterministic
@@ -205,26 +378,91 @@ def _reference(model: str | Path | None, known: Contract | None) -> tuple[str, s
     return (str(folder.resolve()) if folder.is_dir() else name), None
 
 
+def _check_trust(name: str, revision: str | None) -> None:
+    """A collection may come from anywhere: what it names is not fetched unless somebody here allowed it."""
+    allowed = [*_TRUSTED_MODELS, *filter(None, map(str.strip, os.environ.get(TRUSTED_MODELS_VARIABLE, "").split(",")))]
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed) or is_local(name, revision):
+        return
+    raise UntrustedModel(
+        f"The collection names the model {name!r}, which isn't on this machine. To fetch it from the hub, say --trust, name it "
+        f"with --model {shlex.quote(name)}, or list it in the environment variable {TRUSTED_MODELS_VARIABLE}. "
+        "A copy of it may stand in: --model FOLDER"
+    )
+
+
 def _insisted_dimensions(embedder: Embedder, dimensions: int | None, *, given: bool) -> int | None:
     """The length that a writer insists on: what was asked for, or what the caller's own embedder was made for."""
     return embedder.dimensions if dimensions is None and given else dimensions
 
 
-def _chunk_settings(embedder: Embedder, known: Contract | None, chunk_tokens: int | None) -> ChunkSettings:
+def _chunk_settings(
+    embedder: Embedder, known: Contract | None, chunk_tokens: int | None, overlap_tokens: int | None
+) -> ChunkSettings:
     """How to cut: as asked for, as the collection was cut, or as suits the model."""
-    if chunk_tokens is None and known is not None:
-        chunk_tokens = known.chunks.chunk_tokens
-    settings = default_settings(embedder, chunk_tokens)
-    if known is not None and settings.label() != known.chunks.settings:
-        log.warning(
-            "The collection was cut with %s and is now cut with %s: documents are cut again, and only new texts are embedded. "
-            "It goes on naming its first setting, so give chunk_tokens on every run.",
-            known.chunks.settings, settings.label(),
-        )  # fmt: skip
-    return settings
+    if known is not None:
+        chunk_tokens = known.chunks.chunk_tokens if chunk_tokens is None else chunk_tokens
+        overlap_tokens = known.chunks.overlap_tokens if overlap_tokens is None else overlap_tokens
+    return default_settings(embedder, chunk_tokens, overlap_tokens)
+
+
+def _chunk_part(settings: ChunkSettings) -> ChunkPart:
+    return ChunkPart(settings.label(), settings.max_tokens, settings.overlap_tokens)
 
 
 def _create(store: Store, embedder: Embedder, settings: ChunkSettings, dimensions: int | None) -> Contract:
-    contract = make_contract(embedder, settings.label(), chunk_tokens=settings.max_tokens, dimensions=dimensions)
+    contract = make_contract(embedder, _chunk_part(settings), dimensions=dimensions)
     store.create(contract.vectors.dimensions, contract.to_json())
     return contract
+
+
+def _with_settings(store: Store, known: Contract, settings: ChunkSettings) -> Contract:
+    """The contract with today's chunk settings, which the next run takes from it."""
+    part = _chunk_part(settings)
+    if part == known.chunks:
+        return known
+    log.warning(
+        "The collection was cut with %s and is now cut with %s: documents are cut again, and only new texts are embedded.",
+        known.chunks.settings, part.settings,
+    )  # fmt: skip
+    changed = dataclasses.replace(known, chunks=part)
+    store.write_contract(changed.to_json())
+    return changed
+
+
+def _staged(store: Store, embedder: Embedder, settings: ChunkSettings, dimensions: int | None) -> tuple[Store, Contract]:
+    """The collection beside the live one: what an interrupted rebuild left, if it was the same one, or a new one."""
+    contract = make_contract(embedder, _chunk_part(settings), dimensions=dimensions)
+    staged = store.staging()
+    data = staged.read_contract() if staged.exists() else None
+    begun = None if data is None else Contract.from_json(data)
+    if begun is not None and (begun.vectors, begun.chunks) == (contract.vectors, contract.chunks):
+        verify(begun, embedder, store.url)
+        return staged, begun
+    if staged.exists():
+        store.drop_staging()
+        staged = store.staging()
+    staged.create(contract.vectors.dimensions, contract.to_json())
+    return staged, contract
+
+
+def _refuse_loss(store: Store, staged: Store, summary: IndexSummary, *, prune: bool, force: bool) -> None:
+    """Raise DeletionRefused when the new collection lacks more of the old one than the caller allowed."""
+    old = store.sources()
+    lost = sorted(set(old) - set(staged.sources()))
+    foreign = store.count() - sum(old.values())
+    pruned = prune and not foreign and not summary.skipped and 2 * len(lost) <= len(old)
+    if force or pruned or not (lost or foreign):
+        return
+    names = ", ".join(lost[:_NAMES_SHOWN]) + (", ..." if len(lost) > _NAMES_SHOWN else "")
+    missing = [f"{len(lost):,} of its {len(old):,} documents ({names})"] if lost else []
+    missing += [f"{foreign:,} points that another program wrote"] if foreign else []
+    raise DeletionRefused(
+        f"The new collection is complete, but {store.url} holds what it lacks: {' and '.join(missing)}. Nothing was replaced. "
+        "Give all paths of the collection at once, or, if these are to go, run the same command with --force."
+    )
+
+
+def _unknown_source(source: str, known: Mapping[str, int], url: str) -> UsageError:
+    near = difflib.get_close_matches(source, list(known), n=3, cutoff=0.5)
+    hint = f" Did you mean: {', '.join(near)}?" if near else f" See its roots with: sightline inspect {shlex.quote(url)}"
+    return UsageError(f"{url} holds no document {source!r} and none below it.{hint}")

@@ -14,8 +14,9 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -42,10 +43,6 @@ PROBE_TEXTS = (
 # Field, the collection's value, the embedder's.
 _Difference: TypeAlias = tuple[str, object, object]
 _Part = TypeVar("_Part", bound="VectorPart | ChunkPart | ReadingDefaults")
-_REMEDY = (
-    "Leave out model and dimensions to use the collection's own, or index into another collection: "
-    "sightline index PATH --into OTHER_URL --model MODEL"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +65,7 @@ class ChunkPart:
 
     settings: str
     chunk_tokens: int | None = None
+    overlap_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +122,42 @@ class Contract:
             ) from error
 
 
-def make_contract(
-    embedder: Embedder, settings: str, *, chunk_tokens: int | None = None, dimensions: int | None = None
-) -> Contract:
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a collection says of its runs: scopes that aren't finished, and what the last run did."""
+
+    unfinished: frozenset[str] = frozenset()
+    last_run: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {"unfinished": sorted(self.unfinished), "last_run": dict(self.last_run)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Mark:
+        """Read what `to_json` gave; nothing is a collection without runs."""
+        return cls(frozenset(data.get("unfinished", ())), data.get("last_run", {}))
+
+
+def make_contract(embedder: Embedder, chunks: ChunkPart, *, dimensions: int | None = None) -> Contract:
     """The contract of a new collection that `embedder` writes; embeds the probes.
 
     Args:
         embedder: Who will embed the documents.
-        settings: Label of the chunk settings.
-        chunk_tokens: Largest chunk in tokens, to cut the same way next time.
+        chunks: How they will be cut.
         dimensions: Length of the vectors; None is the embedder's.
     """
     length = embedder.dimensions if dimensions is None else dimensions
     identity = embedder.identity()
     vectors = VectorPart(length, identity.native_dimensions, identity.fingerprint, identity.pooling, identity.document_prompt)
-    reading = ReadingDefaults(identity.model, identity.revision, length, identity.query_prompt)
     probes = probe(embedder, length, query_prompt=identity.query_prompt)
-    return Contract(vectors, ChunkPart(settings, chunk_tokens), reading, probes)
+    return Contract(vectors, chunks, reading_defaults(embedder, length), probes)
+
+
+def reading_defaults(embedder: Embedder, dimensions: int) -> ReadingDefaults:
+    """How `embedder` would read a collection by itself."""
+    identity = embedder.identity()
+    return ReadingDefaults(identity.model, identity.revision, dimensions, identity.query_prompt)
 
 
 def probe(embedder: Embedder, dimensions: int, *, query_prompt: str | None = None) -> FloatArray:
@@ -162,24 +179,25 @@ def embed_with_prompt(embedder: Embedder, queries: Sequence[str], prompt: str | 
     return embedder.embed_queries([prompt + query for query in queries], instruction="", dimensions=dimensions)
 
 
-def verify(contract: Contract, embedder: Embedder, *, dimensions: int | None = None) -> None:
+def verify(contract: Contract, embedder: Embedder, url: str, *, dimensions: int | None = None) -> None:
     """Raise ContractMismatch unless `embedder` sees as the collection was seen. Equal fingerprints embed nothing.
 
     Args:
         contract: The collection's.
         embedder: Who wants to read or write it.
+        url: Where the collection is, for the message.
         dimensions: Length that the caller insists on; None takes the collection's, if the embedder can give it.
     """
     identity = embedder.identity()
     differing = _plain_differences(contract.vectors, identity, dimensions)
     if differing:
-        raise _mismatch(differing)
+        raise _mismatch(url, contract, identity, differing)
     if contract.vectors.fingerprint is not None and contract.vectors.fingerprint == identity.fingerprint:
         return
     seen = probe(embedder, contract.vectors.dimensions, query_prompt=contract.reading.query_prompt)
-    cosines = _cosines(contract.probes, seen)
-    if not (cosines >= PROBE_COSINE).all():  # written so that a NaN is refused too
-        raise _mismatch(_identity_differences(contract, identity), cosines)
+    agreement = cosines(contract.probes, seen)
+    if not (agreement >= PROBE_COSINE).all():  # written so that a NaN is refused too
+        raise _mismatch(url, contract, identity, _identity_differences(contract, identity), agreement)
 
 
 def _plain_differences(vectors: VectorPart, identity: EmbedderIdentity, dimensions: int | None) -> list[_Difference]:
@@ -204,22 +222,33 @@ def _identity_differences(contract: Contract, identity: EmbedderIdentity) -> lis
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def _mismatch(differing: Sequence[_Difference], cosines: FloatArray | None = None) -> ContractMismatch:
+def _mismatch(
+    url: str,
+    contract: Contract,
+    identity: EmbedderIdentity,
+    differing: Sequence[_Difference],
+    agreement: FloatArray | None = None,
+) -> ContractMismatch:
     lines = [f"  {field}: the collection has {theirs!r}, this embedder {ours!r}" for field, theirs, ours in differing]
-    if cosines is not None:
-        documents, queries = cosines.reshape(2, -1).min(axis=1)
+    if agreement is not None:
+        documents, queries = agreement.reshape(2, -1).min(axis=1)
         lines.append(
             f"  probe texts: cosine down to {documents:.3f} as documents and {queries:.3f} as queries; "
             f"at least {PROBE_COSINE} is the same sight"
         )
-    return ContractMismatch("\n".join(["The collection was made by an embedder that sees differently:", *lines, _REMEDY]))
+    quoted = shlex.quote(url)
+    remedies = [
+        f"To use the collection as it is, leave out the model and dimensions: it was made with {contract.reading.model!r}.",
+        f"To make it anew: sightline index PATH --into {quoted} --model {shlex.quote(identity.model)} --rebuild",
+    ]
+    return ContractMismatch("\n".join([f"{url} was made by an embedder that sees differently:", *lines, *remedies]))
 
 
-def _cosines(expected: FloatArray, actual: FloatArray) -> FloatArray:
+def cosines(expected: FloatArray, actual: FloatArray) -> FloatArray:
     """Row-wise cosine of two `(n, dimensions)` arrays -> `(n,)`."""
     norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
-    cosines: FloatArray = np.einsum("ij,ij->i", expected, actual) / np.maximum(norms, np.finfo(np.float32).tiny)
-    return cosines
+    row_wise: FloatArray = np.einsum("ij,ij->i", expected, actual) / np.maximum(norms, np.finfo(np.float32).tiny)
+    return row_wise
 
 
 def _part(kind: type[_Part], data: Mapping[str, Any]) -> _Part:

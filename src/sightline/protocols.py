@@ -101,6 +101,8 @@ class Store(Protocol):
         """Length of the collection's vectors."""
     def count(self) -> int:
         """How many points there are, whoever wrote them."""
+    def disk_bytes(self) -> int | None:
+        """What the database's directory takes; None where that can't be known or nothing is kept."""
 
     def acquire(self, *, take_over: bool = False) -> None:
         """Become the only writer or raise StoreLocked, which names the other one; `take_over` ends a server's lease."""

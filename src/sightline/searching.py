@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from sightline.contract import Contract, embed_with_prompt
+from sightline.contract import ReadingDefaults, embed_with_prompt
 from sightline.errors import UsageError
 from sightline.protocols import Embedder, InstructionLike, Store
-from sightline.types import FloatArray, Hit
+from sightline.types import Filter, FloatArray, Hit
 
 
 def search(
-    store: Store, embedder: Embedder, contract: Contract, text: str, *, k: int = 10, instruction: InstructionLike = None
+    store: Store,
+    embedder: Embedder,
+    reading: ReadingDefaults,
+    text: str,
+    *,
+    k: int = 10,
+    instruction: InstructionLike = None,
+    filter: Filter | None = None,
 ) -> list[Hit]:
     """The `k` chunks nearest to a question, best first.
 
     Args:
         store: An existing collection.
-        embedder: One that meets the contract.
-        contract: The collection's.
+        embedder: One that meets its contract.
+        reading: How the collection is read: query prompt and dimensions.
         text: The question.
         k: How many hits, at least 1.
         instruction: What the question looks with; None is the collection's own.
+        filter: What the hits' metadata must hold.
     """
-    if isinstance(k, bool) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise UsageError(f"k={k!r} is out of range: a search returns at least 1 hit.")
-    return store.search(query_vector(embedder, contract, text, instruction), limit=k)
+    return store.search(query_vector(embedder, reading, text, instruction), limit=k, filter=filter)
 
 
-def query_vector(embedder: Embedder, contract: Contract, text: str, instruction: InstructionLike = None) -> FloatArray:
+def query_vector(embedder: Embedder, reading: ReadingDefaults, text: str, instruction: InstructionLike = None) -> FloatArray:
     """The vector of a question as the collection is read: float32 `(dimensions,)`."""
-    reading = contract.reading
     if instruction is None:
         vectors = embed_with_prompt(embedder, [text], reading.query_prompt, reading.dimensions)
     else:

@@ -190,11 +190,17 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class IndexProgress:
-    """How far an index run is."""
+    """How far an index run is.
+
+    `documents_total` is None where it can't be known before the end (rows of a file, an iterator), and so is `bytes_total` for
+    an iterator. Bytes are those of the files, as far as their documents are committed.
+    """
 
     stage: str
-    files_done: int
-    files_total: int | None
+    documents_done: int
+    documents_total: int | None
+    bytes_done: int
+    bytes_total: int | None
     chunks_embedded: int
     chunks_written: int
     tokens_embedded: int
@@ -203,11 +209,32 @@ class IndexProgress:
 
 @dataclass(frozen=True, slots=True)
 class IndexSummary:
-    """What an index run did."""
+    """What an index run did.
+
+    Args:
+        documents: Documents that were found and are in the collection now.
+        documents_unchanged: Those of them for which nothing had to be done.
+        documents_empty: Documents without text: none of their chunks is in the collection.
+        documents_failed: Files and rows that couldn't be read; what the collection had of them stays.
+        documents_vanished: In the collection, but no longer found; they stay unless the run prunes.
+        documents_removed: Vanished documents that were deleted.
+        files_ignored: Files and folders left out by ignore files and globs.
+        chunks: Chunks of the documents that were found.
+        chunks_embedded: Chunk texts that went through the model; the vectors of all others were there already.
+        chunks_deleted: Chunks that are gone.
+        tokens_embedded: What the model read.
+        truncated_texts: Texts that were longer than the model reads.
+        seconds: Wall-clock time.
+        skipped: What couldn't be read, and why.
+    """
 
     documents: int
     documents_unchanged: int
+    documents_empty: int
     documents_failed: int
+    documents_vanished: int
+    documents_removed: int
+    files_ignored: int
     chunks: int
     chunks_embedded: int
     chunks_deleted: int

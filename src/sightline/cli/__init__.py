@@ -10,9 +10,12 @@ from collections.abc import Sequence
 import click
 
 from sightline import __version__
+from sightline.cli.adopt import adopt
 from sightline.cli.doctor import doctor
 from sightline.cli.embed import embed
 from sightline.cli.index import index
+from sightline.cli.inspect import inspect
+from sightline.cli.remove import remove
 from sightline.cli.search import search
 from sightline.errors import SightlineError
 
@@ -25,7 +28,7 @@ Start here:
 
 \b
 Exit codes: 0 done; 1 some documents could not be read; 2 usage or configuration;
-3 the collection was made by another model; 4 the store failed; 130 interrupted.
+3 the collection was made by another model; 4 the store failed or can't be reached; 130 interrupted.
 """
 
 
@@ -35,7 +38,7 @@ def cli() -> None:
     """Turn a folder of documents into a collection that is searched by meaning."""
 
 
-for _command in (index, search, embed, doctor):
+for _command in (index, search, inspect, remove, adopt, embed, doctor):
     cli.add_command(_command)
 
 

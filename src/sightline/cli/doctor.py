@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 import click
 
+from sightline.cli.options import json_option
 from sightline.doctor import ModelReport, Report, examine
 
 
 @click.command(short_help="Show what is installed and whether a model works here.")
 @click.option("--model", metavar="MODEL", help="Load this one and check it: folder, package:NAME or hub name.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option("the report")
 def doctor(model: str | None, as_json: bool) -> int:
     """Show Python, packages, device and model cache; with --model, load that model and check it.
 

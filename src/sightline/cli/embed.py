@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from sightline import api
+from sightline.cli.options import run_options
 from sightline.errors import UsageError
 from sightline.types import FloatArray, Role
 
@@ -20,8 +21,7 @@ from sightline.types import FloatArray, Role
 @click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What the lines are.")
 @click.option("--dimensions", type=int, metavar="N", help="Length of the vectors. Default: the model's own.")
 @click.option("--instruction", metavar="NAME_OR_TEXT", help="Default: the role's own.")
-@click.option("--device", metavar="DEVICE", help="cuda, cuda:1, mps or cpu. Default: the best there is.")
-@click.option("--dtype", metavar="TYPE", help="bfloat16 or float32. Default: what the device computes fast.")
+@run_options
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

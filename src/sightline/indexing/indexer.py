@@ -2,7 +2,7 @@
 
 Reading, chunking and planning run in one thread ahead of the embedder, writing in another behind it, with a bounded number of
 windows between them, so that memory stays flat however large the folder is. Nothing has to be undone after a crash: what
-isn't committed by a head is planned again, and vectors that were already written are read back instead of embedded.
+isn't committed by a head is planned again, and a text whose vector the collection has is never embedded.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 import numpy as np
 
-from sightline.errors import StoreError
+from sightline.contract import Mark
+from sightline.errors import DeletionRefused, UsageError
 from sightline.indexing.background import Background
 from sightline.indexing.chunking import ChunkSettings, chunk
-from sightline.indexing.files import FoundFile, read_document
-from sightline.indexing.plan import DocumentPlan, head_id, is_unchanged, plan_document
+from sightline.indexing.files import Discovered, FoundFile, JsonlFields, read_documents
+from sightline.indexing.plan import DocumentPlan, is_unchanged, plan_document, plan_removal
+from sightline.indexing.reconcile import Stored, is_within
+from sightline.metadata import check_text
 from sightline.protocols import Embedder, Store
 from sightline.types import (
     Document,
@@ -45,76 +49,109 @@ _WINDOW_POINTS = 1024
 # Two submissions in flight: the device has the next window while this one is handed to the store.
 _IN_FLIGHT = 2
 _DEPTH = 2
+_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What a run is given: files, and documents from elsewhere.
+
+    Args:
+        found: What was found below the paths.
+        fields: Which fields of a jsonl row mean what.
+        documents: Documents from Python, drawn one by one in another thread; their sources are put below `root`.
+        root: Name of the root that `documents` is the whole of; None without documents.
+    """
+
+    found: Discovered
+    fields: JsonlFields = field(default_factory=JsonlFields)
+    documents: Iterable[Document] = ()
+    root: str | None = None
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What this run knows the whole of."""
+        return frozenset(self.found.scopes) | ({self.root} if self.root is not None else set())
 
 
 @dataclass
 class Window:
-    """What is embedded and committed together: points in writing order, heads behind their documents' other chunks.
+    """What is embedded and committed together, in the order of the fields; a long document spans several windows.
 
     Args:
         limit: How many points may need a vector.
-        points: What to write.
-        kept: Ids among them whose vector is read back from the store.
-        stale: Ids to delete when all points are written; heads of documents without text are the last.
+        doubts: Heads that lose their hash before anything else of their documents changes.
+        new: Points to embed and write.
+        moved: Points whose metadata changes.
+        stale: Ids to delete once the new ones are there.
+        new_heads: Heads with a new text.
+        moved_heads: Heads whose stored vector is right.
+        gone: Heads of documents that go.
         sources: Documents whose commit this window is.
+        chunks: How many chunks those have.
     """
 
     limit: int
-    points: list[Point] = field(default_factory=list)
-    kept: set[str] = field(default_factory=set)
-    stale: deque[str] = field(default_factory=deque)
+    doubts: list[Point] = field(default_factory=list)
+    new: list[Point] = field(default_factory=list)
+    moved: list[Point] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    new_heads: list[Point] = field(default_factory=list)
+    moved_heads: list[Point] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    chunks: int = 0
 
-    def new(self) -> list[Point]:
-        """The points that need a vector."""
-        return [point for point in self.points if point.id not in self.kept]
+    def texts(self) -> list[str]:
+        """The texts that need a vector, each once."""
+        return list(dict.fromkeys(point.text for point in (*self.new, *self.new_heads)))
+
+    @property
+    def num_points(self) -> int:
+        """How many points it writes."""
+        return len(self.new) + len(self.moved) + len(self.new_heads) + len(self.moved_heads)
 
     @property
     def is_full(self) -> bool:
         """Whether the next point belongs to the next window."""
-        return len(self.points) - len(self.kept) >= self.limit or len(self.points) >= _WINDOW_POINTS
+        return len(self.new) + len(self.new_heads) >= self.limit or self.num_points >= _WINDOW_POINTS
+
+    def end(self, plan: DocumentPlan) -> None:
+        """What commits a document, and what is deleted with it."""
+        self.stale.extend(plan.stale)
+        if plan.head is not None:
+            (self.new_heads if plan.head_is_new else self.moved_heads).append(plan.head)
+        if plan.drops_head is not None:
+            self.gone.append(plan.drops_head)
+        self.sources.append(plan.source)
+        self.chunks += plan.num_chunks
 
 
 def windows(plans: Iterable[DocumentPlan], limit: Callable[[], int]) -> Iterator[Window]:
-    """Cut a stream of plans into windows; a long document spans several and is committed in the last of them."""
+    """Cut a stream of plans into windows; a long document is committed in the last of its windows."""
     window = Window(limit())
     for plan in plans:
-        for point in plan.points[:-1]:
-            _add(window, plan, point)
-            if window.is_full:
-                yield window
-                window = Window(limit())
-        _end(window, plan)
+        if plan.doubt is not None:
+            window.doubts.append(plan.doubt)
+        for points, name in ((plan.new, "new"), (plan.moved, "moved")):
+            for point in points:
+                getattr(window, name).append(point)
+                if window.is_full:
+                    yield window
+                    window = Window(limit())
+        window.end(plan)
         if window.is_full:
             yield window
             window = Window(limit())
-    if window.sources or window.points:
+    if window.sources or window.num_points:
         yield window
 
 
-def _add(window: Window, plan: DocumentPlan, point: Point) -> None:
-    window.points.append(point)
-    if point.id in plan.kept:
-        window.kept.add(point.id)
-
-
-def _end(window: Window, plan: DocumentPlan) -> None:
-    """The head, and with it what is deleted afterwards: nothing is deleted before the new head is written."""
-    window.sources.append(plan.source)
-    for point in plan.points[-1:]:
-        _add(window, plan, point)
-    for one in plan.stale:
-        if one == head_id(plan.source):
-            window.stale.append(one)
-        else:
-            window.stale.appendleft(one)
-
-
 class Indexer:
-    """Brings a collection up to date with files. One run at a time.
+    """Brings a collection up to date with a corpus. One run at a time.
 
     Args:
-        store: An existing collection, whose contract the embedder meets.
+        store: An existing collection, whose contract the embedder meets, and whose only writer this is.
         embedder: Who embeds.
         settings: How documents are cut.
         dimensions: Length of the collection's vectors.
@@ -137,41 +174,98 @@ class Indexer:
         self._dimensions = dimensions
         self._on_progress = on_progress
         self._submitted: deque[_Submitted] = deque()
+        # Texts that are embedded but not yet in the store, with who has them.
+        self._pending: dict[str, _Submitted] = {}
         self._limit = _SMALLEST_WINDOW
 
-    def run(self, found: Sequence[FoundFile | SkippedFile]) -> IndexSummary:
-        """Index `found`; a failure in any stage stops all of them and is raised as it was."""
-        self._tally = _Tally(self._embedder, len(found), self._on_progress)
+    def run(self, corpus: Corpus, *, prune: bool = False, force: bool = False) -> IndexSummary:
+        """Index a corpus; a failure in any stage stops all of them and is raised as it was.
+
+        Args:
+            corpus: What to index.
+            prune: Delete the documents that vanished from it.
+            force: Also when that is more than half of what the collection has of it.
+
+        Raises:
+            DeletionRefused: more than half vanished; all else was done.
+        """
+        self._scopes = corpus.scopes
+        self._tally = _Tally(self._embedder, corpus, self._on_progress)
+        self._mark = Mark.from_json(self._store.read_mark())
+        self._is_marked = False
+        review = _Review(Stored(self._store, self._scopes, self._mark), prune=prune, force=force)
         with Background() as background:
-            documents = self._documents(found)
-            plans = self._plans(documents)
+            plans = self._plans(self._documents(corpus, review), review)
             ahead = background.ahead(windows(plans, lambda: self._limit), depth=_DEPTH)
             background.when_stopped(self._cancel)
             with closing(self._embedded(ahead)) as embedded:
                 background.hand_over(embedded, self._commit, depth=_DEPTH)
-        return self._tally.summary()
+        return self._finish(review)
 
-    def _documents(self, found: Iterable[FoundFile | SkippedFile]) -> Iterator[Document]:
-        for file in found:
-            document = file if isinstance(file, SkippedFile) else read_document(file)
+    def _documents(self, corpus: Corpus, review: _Review) -> Iterator[Document]:
+        for skipped in corpus.found.skipped:
+            review.protect(skipped.source)
+        for file in corpus.found.files:
+            yield from self._read(file, corpus.fields, review)
+        for document in corpus.documents:
+            try:
+                renamed = _below(document, corpus.root)
+            except UsageError as error:
+                self._tally.skipped(SkippedFile(ascii(document.source), str(error)))
+                continue
+            if not review.is_first(renamed.source):
+                reason = "a document of the same source came before it; give each its own"
+                self._tally.skipped(SkippedFile(renamed.source, reason))
+            else:
+                yield renamed
+
+    def _read(self, file: FoundFile, fields: JsonlFields, review: _Review) -> Iterator[Document]:
+        unread = file.size
+        for document in read_documents(file, fields):
             if isinstance(document, SkippedFile):
+                review.protect(file.source)
                 self._tally.skipped(document)
             else:
+                review.is_first(document.source)
+                size = min(unread, file.size if document.source == file.source else len(document.text))
+                unread -= size
+                self._tally.found(document.source, size)
                 yield document
+        self._tally.passed(unread)
 
-    def _plans(self, documents: Iterable[Document]) -> Iterator[DocumentPlan]:
-        stored = _Stored(self._store)
+    def _plans(self, documents: Iterable[Document], review: _Review) -> Iterator[DocumentPlan]:
         for document in documents:
+            plan = self._plan(document, review.stored)
+            if plan is not None:
+                yield plan
+        yield from self._removals(review)
+
+    def _plan(self, document: Document, stored: Stored) -> DocumentPlan | None:
+        try:
             head = stored.whole_head(document.source)
             if head is not None and is_unchanged(document, self._label, head):
                 self._tally.unchanged(head)
-                continue
+                return None
             chunks = chunk(document, self._settings, self._embedder)
-            plan = plan_document(document, chunks, self._label, stored.ids(document.source))
-            self._tally.planned(plan)
-            yield plan
+            points = stored.points(document.source)
+            plan = plan_document(document, chunks, self._label, points)
+        except UsageError as error:  # metadata or text that no store could keep: this document's fault, not the run's
+            self._tally.skipped(SkippedFile(document.source, str(error)))
+            return None
+        if not chunks:
+            self._tally.empty(document.source)
+            return plan if points else None
+        return plan
 
-    def _embedded(self, ahead: Iterable[Window]) -> Generator[_Embedded, None, None]:
+    def _removals(self, review: _Review) -> Iterator[DocumentPlan]:
+        """What a killed run left without a head, and what vanished; at the end, when all that is left has been found."""
+        for source in review.leftovers():
+            yield plan_removal(source, review.stored.points(source))
+        for source in review.to_remove():
+            self._tally.removed(source)
+            yield plan_removal(source, review.stored.points(source))
+
+    def _embedded(self, ahead: Iterable[Window]) -> Generator[_Submitted, None, None]:
         try:
             for window in ahead:
                 self._submitted.append(self._submit(window))
@@ -182,117 +276,213 @@ class Indexer:
         finally:
             self._cancel()
             self._submitted.clear()
+            self._pending.clear()
 
     def _submit(self, window: Window) -> _Submitted:
-        texts = list(dict.fromkeys(point.text for point in window.new()))
+        """Ask the windows before this one, then the collection, then the embedder for the vectors of its texts."""
+        texts = window.texts()
+        # In this order: what leaves `pending` is in the store by then.
+        borrowed = {text: self._pending[text] for text in texts if text in self._pending}
+        stored = self._store.vectors_of([text for text in texts if text not in borrowed]) if texts else {}
+        fresh = [text for text in texts if text not in borrowed and text not in stored]
         counter = _Counter(self._tally.embedded)
-        future = self._embedder.submit(
-            texts, role=Role.DOCUMENT, dimensions=self._dimensions, priority=Priority.BULK, on_progress=counter
-        )
-        return _Submitted(window, texts, future, counter)
+        submitted = _Submitted(window, fresh, counter, borrowed, stored)
+        if fresh:
+            submitted.future = self._embedder.submit(
+                fresh, role=Role.DOCUMENT, dimensions=self._dimensions, priority=Priority.BULK, on_progress=counter
+            )
+        self._pending.update(dict.fromkeys(fresh, submitted))
+        return submitted
 
-    def _result(self) -> _Embedded:
+    def _result(self) -> _Submitted:
         submitted = self._submitted[0]
-        rows = dict(zip(submitted.texts, submitted.future.result(), strict=True))
+        submitted.collect()
         self._submitted.popleft()
-        submitted.counter(EmbeddingProgress(len(rows), len(rows), submitted.counter.tokens))
         fitting = int(self._tally.chunks_per_second() * _WINDOW_SECONDS)
         self._limit = min(max(fitting, _SMALLEST_WINDOW), _LARGEST_WINDOW, 2 * self._limit)
-        return _Embedded(submitted.window, {point.id: rows[point.text] for point in submitted.window.new()})
+        return submitted
 
     def _cancel(self) -> None:
         for submitted in tuple(self._submitted):
-            submitted.future.cancel()
+            if submitted.future is not None:
+                submitted.future.cancel()
 
-    def _commit(self, embedded: _Embedded) -> None:
-        """Chunks, then heads, then what no head accounts for any more: a crash between any two leaves nothing wrong."""
-        window, vectors = embedded.window, {**embedded.vectors, **self._read_back(embedded.window.kept)}
-        self._write([point for point in window.points if point.head is None], vectors)
-        self._write([point for point in window.points if point.head is not None], vectors)
-        if window.stale:
-            self._store.delete(list(window.stale))
+    def _commit(self, submitted: _Submitted) -> None:
+        """Nothing goes before its successor is there, and the heads come last: a crash between any two leaves nothing wrong."""
+        window, store = submitted.window, self._store
+        self._set_mark()
+        store.update(window.doubts)
+        self._upsert(window.new, submitted)
+        store.update(window.moved)
+        store.delete(window.stale)
+        self._upsert(window.new_heads, submitted)
+        store.update(window.moved_heads)
+        store.delete(window.gone)
+        for text in submitted.fresh:
+            self._pending.pop(text, None)
         self._tally.committed(window)
 
-    def _read_back(self, ids: set[str]) -> dict[str, FloatArray]:
-        if not ids:
-            return {}
-        vectors = self._store.vectors(sorted(ids))
-        if len(vectors) != len(ids):
-            raise StoreError(
-                f"{len(ids) - len(vectors)} of {len(ids)} points vanished from {self._store.url} during the run: somebody else "
-                "is writing there. Wait until they are done and run the same command again."
-            )
-        return vectors
-
-    def _write(self, points: Sequence[Point], vectors: dict[str, FloatArray]) -> None:
+    def _upsert(self, points: Sequence[Point], submitted: _Submitted) -> None:
         if points:
-            self._store.upsert(points, np.stack([vectors[point.id] for point in points]))
+            self._store.upsert(points, np.stack([submitted.vectors[point.text] for point in points]))
+
+    def _set_mark(self) -> None:
+        """Before the first write: until the run is over, its scopes may hold half of something."""
+        if not self._is_marked:
+            unfinished = self._mark.unfinished | self._scopes
+            if unfinished != self._mark.unfinished:
+                self._store.write_mark(replace(self._mark, unfinished=unfinished).to_json())
+            self._is_marked = True
+
+    def _finish(self, review: _Review) -> IndexSummary:
+        summary = self._tally.summary(vanished=len(review.kept))
+        given = {one for one in self._mark.unfinished if is_within(one, self._scopes)}
+        unfinished = (self._mark.unfinished - given) | review.unsettled(self._scopes)
+        self._store.write_mark(Mark(unfinished, _last_run(summary)).to_json())
+        if review.refusal is not None:
+            raise review.refusal
+        return summary
 
 
-@dataclass(frozen=True)
+class _Review:
+    """What of the collection this run has found again, and what becomes of the rest."""
+
+    def __init__(self, stored: Stored, *, prune: bool, force: bool) -> None:
+        self.stored = stored
+        self.refusal: DeletionRefused | None = None
+        self.kept: list[str] = []
+        self._prune = prune
+        self._force = force
+        self._seen: set[str] = set()
+        self._protected: set[str] = set()
+
+    def is_first(self, source: str) -> bool:
+        """Note that a source was found; False when it was found before."""
+        count = len(self._seen)
+        self._seen.add(source)
+        return len(self._seen) > count
+
+    def protect(self, source: str) -> None:
+        """What can't be read now, a file or a folder, keeps all that the collection has of it."""
+        self._protected.add(source)
+
+    def leftovers(self) -> list[str]:
+        """Sources that a killed run began and whose files are gone: nothing could finish them."""
+        return sorted(self._unseen(self.stored.headless()))
+
+    def to_remove(self) -> list[str]:
+        """Documents that vanished, if this run may delete them; else they are kept and told."""
+        committed = self.stored.committed()
+        vanished = sorted(self._unseen(committed))
+        if self._prune and (self._force or 2 * len(vanished) <= len(committed)):
+            return vanished
+        self.kept = vanished
+        if self._prune:
+            self.refusal = _refusal(vanished, len(committed))
+        return []
+
+    def unsettled(self, scopes: frozenset[str]) -> frozenset[str]:
+        """Scopes that stay unfinished: a killed run left something in them whose file can't be read now."""
+        left = self.stored.headless() - self._seen
+        return frozenset(scope for scope in scopes if any(is_within(source, {scope}) for source in left - self._unseen(left)))
+
+    def _unseen(self, sources: set[str]) -> set[str]:
+        return {source for source in sources - self._seen if not is_within(source, self._protected)}
+
+
+def _refusal(vanished: Sequence[str], total: int) -> DeletionRefused:
+    names = ", ".join(vanished[:_NAMES_SHOWN]) + (", ..." if len(vanished) > _NAMES_SHOWN else "")
+    return DeletionRefused(
+        f"{len(vanished):,} of the {total:,} documents that the collection has of these paths weren't found ({names}). More than "
+        "half is deleted only on demand, because a share that isn't mounted looks like this. All else was done. "
+        "If they are to go, run the same command with --force."
+    )
+
+
+def _below(document: Document, root: str | None) -> Document:
+    """A document from Python, with its source below its root."""
+    if not isinstance(document, Document):
+        raise TypeError(f"An iterator of documents gave a {type(document).__name__}; it must give sightline.Document objects.")
+    source = check_text(document.source, document.source, "the source")
+    if not source or any(character < " " for character in source):
+        raise UsageError(f"A document's source is a text without control characters; got {source!r}.")
+    return replace(document, source=f"{root}/{source}")
+
+
+def _last_run(summary: IndexSummary) -> dict[str, object]:
+    names = ("documents", "documents_unchanged", "documents_failed", "documents_removed", "chunks", "chunks_embedded")
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"finished": finished, "seconds": round(summary.seconds, 1), **{name: getattr(summary, name) for name in names}}
+
+
+@dataclass(eq=False)
 class _Submitted:
+    """A window on its way: where the vectors of its texts come from, and all of them once `collect` was called."""
+
     window: Window
-    texts: list[str]
-    future: Future[FloatArray]
+    fresh: list[str]
     counter: _Counter
-
-
-@dataclass(frozen=True)
-class _Embedded:
-    window: Window
+    borrowed: dict[str, _Submitted]
     vectors: dict[str, FloatArray]
+    future: Future[FloatArray] | None = None
 
-
-class _Stored:
-    """What the collection holds, as far as planning needs it."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._count = store.count()
-        self._heads = {head.source: head for head in store.heads()} if self._count else {}
-        # Equal sums mean that no run left half a document behind, so that no source has to be counted by itself.
-        self._adds_up = sum(head.num_chunks for head in self._heads.values()) == self._count
-
-    def whole_head(self, source: str) -> Head | None:
-        """The head of a document that has all its chunks and no others; None sends the document to be planned again."""
-        head = self._heads.get(source)
-        if head is None or self._adds_up or len(self._store.chunk_ids(source)) == head.num_chunks:
-            return head
-        return None
-
-    def ids(self, source: str) -> list[str]:
-        """Ids of all points of a document."""
-        return self._store.chunk_ids(source) if self._count else []
+    def collect(self) -> None:
+        """Wait for the embedder; windows are collected in order, so what was borrowed is there."""
+        if self.future is not None:
+            self.vectors.update(zip(self.fresh, self.future.result(), strict=True))
+            self.counter(EmbeddingProgress(len(self.fresh), len(self.fresh), self.counter.tokens))
+        self.vectors.update({text: lender.vectors[text] for text, lender in self.borrowed.items()})
+        self.borrowed.clear()
 
 
 class _Tally:
     """Counts of one run, added to from all stages; every change is an event."""
 
-    def __init__(self, embedder: Embedder, files: int, on_progress: OnIndexProgress | None) -> None:
+    def __init__(self, embedder: Embedder, corpus: Corpus, on_progress: OnIndexProgress | None) -> None:
         self._embedder = embedder
         self._before = embedder.stats()
         self._started = time.monotonic()
-        self._files = files
         self._on_progress = on_progress
         self._lock = threading.Lock()
-        self._skipped: list[SkippedFile] = []
-        self._unchanged = self._changed = self._chunks = self._embedded = self._written = self._deleted = self._tokens = 0
+        self._ignored = corpus.found.ignored
+        self._skipped = list(corpus.found.skipped)
+        self._documents_total = None if corpus.root is not None else len(self._skipped) + len(corpus.found.files)
+        self._bytes_total = None if corpus.root is not None else sum(file.size for file in corpus.found.files)
+        self._sizes: dict[str, int] = {}
+        self._removals: set[str] = set()
+        self._unchanged = self._changed = self._empty = self._removed = self._bytes = 0
+        self._chunks = self._embedded = self._written = self._deleted = self._tokens = 0
         self._event("indexing")
+
+    def found(self, source: str, size: int) -> None:
+        """A document whose end counts `size` bytes."""
+        with self._lock:
+            self._sizes[source] = size
+
+    def passed(self, size: int) -> None:
+        """Bytes of a file that are in none of its documents; a file of rows has another number of documents than one."""
+        with self._lock:
+            self._bytes += size
 
     def skipped(self, file: SkippedFile) -> None:
         with self._lock:
             self._skipped.append(file)
-            self._event("indexing")
+            self._done(file.source)
 
     def unchanged(self, head: Head) -> None:
         with self._lock:
             self._unchanged += 1
             self._chunks += head.num_chunks
-            self._event("indexing")
+            self._done(head.source)
 
-    def planned(self, plan: DocumentPlan) -> None:
+    def empty(self, source: str) -> None:
         with self._lock:
-            self._chunks += len(plan.points)
+            self._empty += 1
+            self._done(source)
+
+    def removed(self, source: str) -> None:
+        with self._lock:
+            self._removals.add(source)
 
     def embedded(self, chunks: int, tokens: int) -> None:
         with self._lock:
@@ -306,19 +496,29 @@ class _Tally:
 
     def committed(self, window: Window) -> None:
         with self._lock:
-            self._changed += len(window.sources)
-            self._written += len(window.points)
-            self._deleted += len(window.stale)
+            kept = len(window.new_heads) + len(window.moved_heads)
+            removed = len(self._removals.intersection(window.sources))
+            self._changed += kept
+            self._removed += removed
+            self._written += window.num_points
+            self._chunks += window.chunks
+            self._deleted += len(window.stale) + len(window.gone)
+            for source in window.sources:
+                self._bytes += self._sizes.pop(source, 0)
             self._event("indexing")
 
-    def summary(self) -> IndexSummary:
+    def summary(self, *, vanished: int) -> IndexSummary:
         after = self._embedder.stats()
         with self._lock:
             self._event("done")
             return IndexSummary(
                 documents=self._unchanged + self._changed,
                 documents_unchanged=self._unchanged,
+                documents_empty=self._empty,
                 documents_failed=len(self._skipped),
+                documents_vanished=vanished,
+                documents_removed=self._removed,
+                files_ignored=self._ignored,
                 chunks=self._chunks,
                 chunks_embedded=self._embedded,
                 chunks_deleted=self._deleted,
@@ -328,11 +528,28 @@ class _Tally:
                 skipped=tuple(self._skipped),
             )
 
+    def _done(self, source: str) -> None:
+        self._bytes += self._sizes.pop(source, 0)
+        self._event("indexing")
+
     def _event(self, stage: str) -> None:
-        if self._on_progress is not None:
-            done = len(self._skipped) + self._unchanged + self._changed
-            seconds = time.monotonic() - self._started
-            self._on_progress(IndexProgress(stage, done, self._files, self._embedded, self._written, self._tokens, seconds))
+        if self._on_progress is None:
+            return
+        done = len(self._skipped) + self._unchanged + self._changed + self._empty
+        total = self._documents_total
+        self._on_progress(
+            IndexProgress(
+                stage,
+                documents_done=done,
+                documents_total=None if total is None else max(total, done),
+                bytes_done=self._bytes,
+                bytes_total=self._bytes_total,
+                chunks_embedded=self._embedded,
+                chunks_written=self._written,
+                tokens_embedded=self._tokens,
+                seconds=time.monotonic() - self._started,
+            )
+        )
 
 
 class _Counter:

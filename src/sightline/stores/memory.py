@@ -78,6 +78,10 @@ class MemoryStore:
         """How many points the collection holds."""
         return len(self._collection().points)
 
+    def disk_bytes(self) -> int | None:
+        """None: nothing is on disk."""
+        return None
+
     def acquire(self, *, take_over: bool = False) -> None:
         """Become the only writer; raise StoreLocked while another store of this name is."""
         self._check_open()

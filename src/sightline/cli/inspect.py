@@ -1,0 +1,76 @@
+"""`sightline inspect`: what a collection is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import click
+
+from sightline import api
+from sightline.cli.options import json_option
+
+_ROOTS_SHOWN = 20
+
+
+@click.command(short_help="Show what a collection is and holds.")
+@click.argument("url")
+@json_option("it")
+def inspect(url: str, as_json: bool) -> None:
+    """Show the contract of the collection at URL, its counts and sizes, and what the last run left. Loads no model.
+
+    \b
+    Examples:
+      sightline inspect edge:./kb
+      sightline inspect qdrant://localhost:6334/handbook --json | jq .documents
+    """
+    found = api.inspect(url)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=2))
+        return
+    rows = list(_rows(found))
+    width = max(len(label) for label, _ in rows)
+    click.echo("\n".join(f"{label:<{width}}  {value}" for label, value in rows))
+
+
+def _rows(found: api.Inspection) -> Iterator[tuple[str, str]]:
+    yield "collection", found.url
+    yield from _contract_rows(found)
+    foreign = f", {found.foreign_points:,} of them written by another program" if found.foreign_points else ""
+    yield "points", f"{found.points:,} of {found.dimensions} dimensions{foreign}"
+    yield "documents", f"{found.documents:,}"
+    for name, count in list(found.roots.items())[:_ROOTS_SHOWN]:
+        yield "  root", f"{name}: {count:,}"
+    if len(found.roots) > _ROOTS_SHOWN:
+        yield "  root", f"... and {len(found.roots) - _ROOTS_SHOWN} more"
+    if found.unfinished_documents:
+        yield "unfinished", f"{found.unfinished_documents:,} documents; the same sightline index command goes on"
+    if found.unfinished_roots:
+        yield "unfinished roots", ", ".join(found.unfinished_roots)
+    if found.being_rebuilt:
+        yield "rebuild", "begun; the same command with --rebuild goes on"
+    if found.disk_bytes is not None:
+        yield "on disk", f"{found.disk_bytes / 1e6:,.1f} MB"
+    if found.norms is not None:
+        norms = found.norms
+        yield "norms", f"{norms.smallest:.4f} to {norms.largest:.4f}, mean {norms.mean:.4f} ({norms.sampled:,} vectors)"
+    if found.last_run:
+        run = found.last_run
+        yield "last run", f"{run['finished']}, {run['seconds']:,.1f} s, {run['chunks_embedded']:,} chunks embedded"
+
+
+def _contract_rows(found: api.Inspection) -> Iterator[tuple[str, str]]:
+    if found.contract is None:
+        yield "contract", f"none: another program made it. Adopt it with: sightline adopt {found.url} --model MODEL"
+        return
+    vectors, chunks, reading = found.contract["vectors"], found.contract["chunks"], found.contract["reading"]
+    revision = f" at {reading['revision']}" if reading["revision"] else ""
+    yield "model", f"{reading['model']}{revision}"
+    yield "fingerprint", vectors["fingerprint"] or "unknown (compared by its probe vectors)"
+    lengths = f"{vectors['dimensions']} of {vectors['native_dimensions']} dimensions"
+    yield "vectors", f"{lengths}, {vectors['distance']}, {vectors['pooling'] or 'pooling unknown'}"
+    yield "query prompt", repr(reading["query_prompt"])
+    yield "document prompt", repr(vectors["document_prompt"])
+    overlap = f", {chunks['overlap_tokens']} repeated" if chunks["overlap_tokens"] else ""
+    yield "chunks", f"at most {chunks['chunk_tokens']} tokens{overlap} ({chunks['settings']})"

@@ -1,0 +1,81 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from sightline.errors import UsageError
+from sightline.types import Filter
+
+_CONDITION = re.compile(r"(?P<key>.+?)(?P<operator>>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
+_BOUNDS = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where and how a model runs."""
+    device = click.option("--device", metavar="DEVICE", help="cuda, cuda:1, mps or cpu. Default: the best there is.")
+    dtype = click.option("--dtype", metavar="TYPE", help="bfloat16 or float32. Default: what the device computes fast.")
+    return device(dtype(command))
+
+
+def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--json`, for programs."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print {what} as JSON.")
+
+
+def pairs(given: Iterable[str], form: str) -> dict[str, str]:
+    """Texts NAME=VALUE as a mapping; a name that comes twice is an error."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"{one!r} isn't of the form {form}.")
+        if name in found:
+            raise UsageError(f"{name!r} is given twice ({found[name]!r} and {value!r}); give each name once.")
+        found[name] = value
+    return found
+
+
+def parse_filters(given: Iterable[str]) -> Filter:
+    """Conditions KEY=VALUE, KEY>=NUMBER and so on as one filter; the same KEY= again is another allowed value."""
+    values: dict[str, list[Any]] = {}
+    bounds: dict[str, dict[str, Any]] = {}
+    for one in given:
+        match = _CONDITION.fullmatch(one)
+        if match is None:
+            raise UsageError(f"The filter {one!r} isn't of the form KEY=VALUE (or KEY>=NUMBER, KEY<NUMBER, ...).")
+        key, operator, value = match["key"].strip(), match["operator"], match["value"].strip()
+        if operator == "=":
+            values.setdefault(key, []).extend(_readings(value))
+        else:
+            bounds.setdefault(key, {})[_BOUNDS[operator]] = _number(one, value)
+    both = values.keys() & bounds.keys()
+    if both:
+        raise UsageError(f"The filters on {sorted(both)[0]!r} are values and bounds at once; give one kind for each key.")
+    return {**values, **bounds}
+
+
+def _readings(value: str) -> list[Any]:
+    """What a text may mean: on the command line 3 is the number or the text, "3" with quotes the text only."""
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return [value]
+    if isinstance(read, list):
+        return read
+    return [read] if isinstance(read, str) else [read, value]
+
+
+def _number(condition: str, value: str) -> float | int:
+    try:
+        read = json.loads(value)
+    except ValueError:
+        read = None
+    if isinstance(read, bool) or not isinstance(read, (int, float)):
+        raise UsageError(f"The filter {condition!r} compares with {value!r}, which is no number.")
+    return read

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sightline.errors import StoreError
+from sightline.contract import Mark
+from sightline.errors import DeletionRefused, StoreError
 from sightline.indexing import indexer as module
 from sightline.indexing.background import Background
 from sightline.indexing.chunking import default_settings
-from sightline.indexing.files import discover
-from sightline.indexing.indexer import Indexer
+from sightline.indexing.files import Discovered, discover, roots_of
+from sightline.indexing.indexer import Corpus, Indexer
 from sightline.indexing.plan import head_id
 from sightline.stores.memory import MemoryStore
 from sightline.testing import HashEmbedder
-from sightline.types import FloatArray, Head, IndexProgress, IndexSummary, Point
+from sightline.types import Document, FloatArray, Head, IndexProgress, IndexSummary, Point, SkippedFile
 
 DIMENSIONS = 16
 WORDS = ["tide", "wind", "swell", "lamp", "rope", "anchor", "harbour", "keeper", "storm", "gull", "größer", "潮汐", "маяк"]
@@ -31,23 +34,37 @@ class RecordingStore(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__("memory:", None)
-        self.create(DIMENSIONS, {})
         self.changes: list[tuple[str, tuple[str, ...]]] = []
         self.fail_at: int | None = None
+        self.create(DIMENSIONS, {})
 
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
-        self._note("head" if points[0].head else "chunk", [point.id for point in points])
         assert len({point.head is None for point in points}) == 1, "heads and chunks in one request"
+        self._note("head" if points[0].head else "chunk", [point.id for point in points])
         super().upsert(points, vectors)
 
+    def update(self, points: Sequence[Point]) -> None:
+        if points:
+            doubted = points[0].head is not None and not points[0].head.document_hash
+            self._note("doubt" if doubted else "head" if points[0].head else "move", [point.id for point in points])
+        super().update(points)
+
     def delete(self, ids: Sequence[str]) -> None:
-        self._note("delete", ids)
+        if ids:
+            self._note("delete", ids)
         super().delete(ids)
+
+    def write_mark(self, mark: Mapping[str, Any]) -> None:
+        self._note("mark", mark["unfinished"])
+        super().write_mark(mark)
 
     def contents(self) -> Mapping[str, tuple[Point, bytes]]:
         """Everything that it holds."""
-        collection = self._collection()
-        return {one: (point, collection.vectors[one].tobytes()) for one, point in collection.points.items()}
+        return {record.point.id: (record.point, record.vector.tobytes()) for record in self.records()}
+
+    def unfinished(self) -> frozenset[str]:
+        """The scopes that its mark lists."""
+        return Mark.from_json(self.read_mark()).unfinished
 
     def kinds(self) -> list[str]:
         """The changes without their ids."""
@@ -106,11 +123,34 @@ def sections(number: int, count: int = 6) -> list[str]:
     return [*made, "# Closing\n\nThe same words stand at the end of every page."]
 
 
+def indexer(store: MemoryStore, embedder: HashEmbedder | None = None, *, tokens: int = 64, **more: Any) -> Indexer:
+    """An indexer with small chunks."""
+    embedder = embedder or HashEmbedder()
+    return Indexer(store, embedder, default_settings(embedder, tokens), dimensions=DIMENSIONS, **more)
+
+
 def run(store: MemoryStore, folder: Path, embedder: HashEmbedder | None = None, **more: Any) -> IndexSummary:
     """Index a folder."""
-    embedder = embedder or HashEmbedder()
-    settings = default_settings(embedder, 64)
-    return Indexer(store, embedder, settings, dimensions=DIMENSIONS, **more).run(discover([folder]))
+    choices = {key: more.pop(key) for key in ("prune", "force") if key in more}
+    return indexer(store, embedder, **more).run(Corpus(discover(roots_of([folder]))), **choices)
+
+
+def run_documents(store: MemoryStore, documents: Iterable[Document], **more: Any) -> IndexSummary:
+    """Index documents from Python under the root `tickets`."""
+    nothing = Discovered(files=(), skipped=(), ignored=0, scopes=())
+    return indexer(store).run(Corpus(nothing, documents=documents, root="tickets"), **more)
+
+
+def fail_somewhere(store: RecordingStore, folder: Path, kind: str, number: int = 0, **more: Any) -> None:
+    """A run that fails at its `number`-th change of a kind."""
+    rehearsal = RecordingStore()
+    rehearsal._slot.collection = copy.deepcopy(store._slot.collection)
+    run(rehearsal, folder, **more)
+    places = [place for place, one in enumerate(rehearsal.kinds()) if one == kind]
+    store.changes.clear()
+    store.fail_at = places[number]
+    with pytest.raises(StoreError, match="the disk is full"):
+        run(store, folder, **more)
 
 
 def undisturbed(folder: Path) -> Mapping[str, tuple[Point, bytes]]:
@@ -126,7 +166,7 @@ def test_every_document_is_there_whole(store: RecordingStore, folder: Path) -> N
     heads = list(store.heads())
     assert (summary.documents, len(heads)) == (12, 12)
     assert summary.chunks == store.count() == sum(head.num_chunks for head in heads)
-    assert all(len(store.chunk_ids(head.source)) == head.num_chunks for head in heads)
+    assert store.sources() == {head.source: head.num_chunks for head in heads}
 
 
 def test_vectors_are_those_of_the_texts(store: RecordingStore, folder: Path) -> None:
@@ -144,17 +184,17 @@ def test_an_unchanged_run_embeds_and_writes_nothing(store: RecordingStore, folde
     embedder = HashEmbedder()
     summary = run(store, folder, embedder)
     assert (summary.documents_unchanged, summary.chunks, summary.chunks_embedded) == (12, store.count(), 0)
-    assert (store.changes, embedder.stats().texts) == ([], 0)
+    assert (store.kinds(), embedder.stats().texts) == (["mark"], 0)
 
 
 def test_an_edit_embeds_only_what_is_new(store: RecordingStore, folder: Path) -> None:
-    """An inserted section costs itself and the head; the rest is read back."""
+    """An inserted section costs itself; the rest stays where it is."""
     run(store, folder)
     path = folder / "doc1.md"
     parts = sections(1)
     path.write_text("\n\n".join([*parts[:3], "# New\n\nSomething else.", *parts[3:]]), encoding="utf-8")
     summary = run(store, folder)
-    assert (summary.documents_unchanged, summary.chunks_embedded) == (11, 2)
+    assert (summary.documents_unchanged, summary.chunks_embedded) == (11, 1)
     assert store.contents() == undisturbed(folder)
 
 
@@ -166,39 +206,132 @@ def test_a_removed_section_is_deleted(store: RecordingStore, folder: Path) -> No
     assert store.contents() == undisturbed(folder)
 
 
+def test_an_inserted_beginning_embeds_only_itself(store: RecordingStore, folder: Path) -> None:
+    """The text that was the head has a vector in the collection, though it lies under another id now."""
+    run(store, folder)
+    path = folder / "doc1.md"
+    path.write_text("\n\n".join(["# New\n\nSomething else.", *sections(1)]), encoding="utf-8")
+    assert run(store, folder).chunks_embedded == 1
+    assert store.contents() == undisturbed(folder)
+
+
+def test_a_renamed_document_embeds_nothing(store: RecordingStore, folder: Path) -> None:
+    """Its texts have vectors under the old name, which goes when the run prunes."""
+    run(store, folder)
+    (folder / "doc1.md").rename(folder / "deep" / "other.md")
+    summary = run(store, folder, prune=True)
+    assert (summary.chunks_embedded, summary.documents_removed) == (0, 1)
+    assert store.contents() == undisturbed(folder)
+
+
+def test_changed_front_matter_embeds_nothing(store: RecordingStore, folder: Path) -> None:
+    """Metadata is updated in place, on every chunk."""
+    path = folder / "doc1.md"
+    path.write_text("---\nlang: de\n---\n" + "\n\n".join(sections(1)), encoding="utf-8")
+    run(store, folder)
+    path.write_text("---\nlang: en\nyear: 2020\n---\n" + "\n\n".join(sections(1)), encoding="utf-8")
+    embedder = HashEmbedder()
+    summary = run(store, folder, embedder)
+    assert (summary.documents_unchanged, embedder.stats().texts) == (11, 0)
+    assert {point.metadata["year"] for point in store.points("kb/doc1.md")} == {2020}
+    assert store.contents() == undisturbed(folder)
+
+
 def test_a_document_that_vanished_is_left_alone(store: RecordingStore, folder: Path) -> None:
-    """A run doesn't delete what it wasn't given."""
+    """A run doesn't delete unless it is told to, but says what it found missing."""
     run(store, folder)
     (folder / "doc1.md").unlink()
     summary = run(store, folder)
-    assert (summary.documents, summary.chunks_deleted, len(list(store.heads()))) == (11, 0, 12)
+    assert (summary.documents, summary.documents_vanished, summary.chunks_deleted) == (11, 1, 0)
+    assert len(list(store.heads())) == 12
+
+
+def test_pruning_removes_what_vanished(store: RecordingStore, folder: Path) -> None:
+    """The collection is what a new one would be."""
+    run(store, folder)
+    (folder / "doc1.md").unlink()
+    summary = run(store, folder, prune=True)
+    assert (summary.documents_vanished, summary.documents_removed, summary.chunks_deleted) == (0, 1, 7)
+    assert store.contents() == undisturbed(folder)
+
+
+def test_pruning_more_than_half_is_refused_without_force(store: RecordingStore, folder: Path) -> None:
+    """All else is done; the message names some of them and the way."""
+    run(store, folder)
+    before = store.count()
+    for number in range(1, 9):
+        next(folder.rglob(f"doc{number}.md")).unlink()
+    (folder / "new.md").write_text("# New\n\nsomething else\n", encoding="utf-8")
+    with pytest.raises(DeletionRefused, match=r"8 of the 12 documents .*doc1\.md.*--force"):
+        run(store, folder, prune=True)
+    assert store.count() == before + 1
+    assert run(store, folder, prune=True, force=True).documents_removed == 8
+    assert store.contents() == undisturbed(folder)
+
+
+def test_pruning_stays_within_the_roots_of_the_run(store: RecordingStore, folder: Path, tmp_path: Path) -> None:
+    """Compared by path parts: `kb` isn't the beginning of `kb2`, nor is a file named by itself its whole folder."""
+    other = tmp_path / "kb2"
+    other.mkdir()
+    (other / "a.md").write_text("# Other\n\nof another root\n", encoding="utf-8")
+    run(store, folder)
+    run(store, other)
+    (folder / "doc1.md").unlink()
+    (other / "a.md").rename(other / "b.md")
+    assert run(store, folder / "doc2.md", prune=True).documents_removed == 0
+    assert run(store, folder, prune=True).documents_removed == 1
+    assert "kb2/a.md" in store.sources()
+
+
+def test_what_cannot_be_read_now_is_not_pruned(store: RecordingStore, folder: Path) -> None:
+    """A file that turned unreadable keeps its old chunks."""
+    run(store, folder)
+    (folder / "doc1.md").write_bytes(b"\x00\xff\xfe\x00 binary")
+    summary = run(store, folder, prune=True)
+    assert (summary.documents_failed, summary.documents_removed, summary.documents_vanished) == (1, 0, 0)
+    assert len(store.points("kb/doc1.md")) == 7
+
+
+def test_a_folder_that_cannot_be_read_now_protects_all_below_it(store: RecordingStore, folder: Path) -> None:
+    """The skipped folder stands for its documents."""
+    run(store, folder)
+    found = discover(roots_of([folder]))
+    left = tuple(file for file in found.files if not file.source.startswith("kb/deep/"))
+    blocked = replace(found, files=left, skipped=(SkippedFile("kb/deep", "the folder can't be read"),))
+    summary = indexer(store).run(Corpus(blocked), prune=True, force=True)
+    assert (summary.documents_removed, len(list(store.heads()))) == (0, 12)
 
 
 def test_other_chunk_settings_cut_again(store: RecordingStore, folder: Path) -> None:
     """A head remembers how its document was cut."""
     run(store, folder)
-    embedder = HashEmbedder()
-    summary = Indexer(store, embedder, default_settings(embedder, 32), dimensions=DIMENSIONS).run(discover([folder]))
+    summary = run(store, folder, tokens=32)
     assert summary.documents_unchanged == 0
     assert {head.settings for head in store.heads()} == {next(store.heads()).settings}
 
 
-def test_equal_texts_are_embedded_once(store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve closings are one text within a window."""
-    monkeypatch.setattr(module, "_SMALLEST_WINDOW", 512)
-    summary = run(store, folder)
+@pytest.mark.parametrize("size", [5, 512])
+def test_equal_texts_are_embedded_once(store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Twelve closings are one text, in one window or in many."""
+    monkeypatch.setattr(module, "_SMALLEST_WINDOW", size)
+    monkeypatch.setattr(module, "_LARGEST_WINDOW", size)
+    embedder = HashEmbedder()
+    summary = run(store, folder, embedder)
     assert summary.chunks - summary.chunks_embedded == 11
+    assert embedder.stats().texts == summary.chunks_embedded
 
 
-def test_chunks_before_heads_before_deletions(store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head is written when all else of its document is acknowledged, and nothing is deleted before."""
+def test_nothing_goes_before_its_successor_and_heads_come_last(
+    store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark, doubts, new chunks, deletions, and then the heads that commit it all."""
     monkeypatch.setattr(module, "_SMALLEST_WINDOW", 512)
     run(store, folder)
     store.changes.clear()
     for path in folder.rglob("*.md"):
         path.write_text("\n\n".join(["# First\n\nnew beginning", *sections(99, 2)]), encoding="utf-8")
     run(store, folder)
-    assert store.kinds() == ["chunk", "head", "delete"]
+    assert store.kinds() == ["mark", "doubt", "chunk", "move", "delete", "head", "mark"]
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -207,7 +340,8 @@ def test_a_long_document_spans_windows(store: RecordingStore, folder: Path) -> N
     (folder / "long.md").write_text("\n\n".join(sections(77, 40)), encoding="utf-8")
     run(store, folder)
     source = next(head.source for head in store.heads() if head.source.endswith("long.md"))
-    head, others = head_id(source), set(store.chunk_ids(source)) - {head_id(source)}
+    head = head_id(source)
+    others = {point.id for point in store.points(source)} - {head}
     written = [one for _, ids in store.changes for one in ids]
     assert max(written.index(one) for one in others) < written.index(head)
     assert store.contents() == undisturbed(folder)
@@ -230,19 +364,159 @@ def test_a_failure_anywhere_is_mended_by_the_same_command(folder: Path) -> None:
 
 @pytest.mark.usefixtures("small_windows")
 def test_an_interrupted_edit_is_mended_even_when_it_is_taken_back(folder: Path) -> None:
-    """A file that changes, fails and reverts has the head of before: its extra points are found by counting."""
+    """A file that changes, fails and reverts has a head in doubt: the old hash would be equal (H1)."""
     store = RecordingStore()
     run(store, folder)
     before, texts = store.contents(), {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.md")}
     for path in texts:
         path.write_text("\n\n".join(sections(50 + len(path.name), 3)), encoding="utf-8")
-    store.fail_at = len(store.changes) + 2
+    store.fail_at = len(store.changes) + 4
     with pytest.raises(StoreError):
         run(store, folder)
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
     run(store, folder)
     assert store.contents() == before
+    assert store.unfinished() == frozenset()
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("kind", ["mark", "doubt", "chunk", "move", "delete", "head"])
+def test_a_failure_at_any_kind_of_change_is_mended(folder: Path, kind: str) -> None:
+    """Whether the edit stays, is taken back, or the documents vanish before the next run."""
+    for number in range(3):
+        for ending in ("stays", "reverts", "vanishes"):
+            store = RecordingStore()
+            run(store, folder)
+            old = {path: path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.md"))}
+            edited = list(old)[: 5 + number]
+            for path in edited:
+                lines = old[path].split("\n\n")
+                path.write_text("\n\n".join(["# New", f"beginning {path.name}", *lines[:6], *lines[8:]]), encoding="utf-8")
+            (folder / "added.md").write_text("\n\n".join(sections(200, 9)), encoding="utf-8")
+            fail_somewhere(store, folder, kind, min(number, 1) if kind == "mark" else number)
+            if ending != "stays":
+                (folder / "added.md").unlink()
+            for path in edited:
+                if ending == "reverts":
+                    path.write_text(old[path], encoding="utf-8")
+                elif ending == "vanishes":
+                    path.unlink()
+            run(store, folder, prune=True)
+            assert store.contents() == undisturbed(folder), (kind, number, ending)
+            assert store.unfinished() == frozenset()
+            for path, text in old.items():
+                path.write_text(text, encoding="utf-8")
+            (folder / "added.md").unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_a_failed_pruning_is_mended_when_the_file_comes_back(store: RecordingStore, folder: Path) -> None:
+    """Half of a document's chunks are gone, its head is in doubt, and its file is there again with the same bytes."""
+    run(store, folder)
+    wanted, text = store.contents(), (folder / "doc1.md").read_text(encoding="utf-8")
+    (folder / "doc1.md").unlink()
+    fail_somewhere(store, folder, "delete", 1, prune=True)
+    (folder / "doc1.md").write_text(text, encoding="utf-8")
+    run(store, folder)
+    assert store.contents() == wanted
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_another_root_leaves_the_mark_alone(store: RecordingStore, folder: Path, tmp_path: Path) -> None:
+    """A run clears only what it has replanned whole (H2), and a file by itself isn't its folder."""
+    fail_somewhere(store, folder, "chunk", 2)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.md").write_text("# Other\n\nof another root\n", encoding="utf-8")
+    run(store, other)
+    run(store, folder / "doc1.md")
+    assert store.unfinished() == {"kb"}
+    run(store, folder)
+    assert store.unfinished() == frozenset()
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_what_a_killed_run_began_goes_with_its_file(store: RecordingStore, folder: Path) -> None:
+    """Points without a head and without a file are nobody's (H3)."""
+    (folder / "aaa.md").write_text("\n\n".join(sections(77, 20)), encoding="utf-8")
+    fail_somewhere(store, folder, "chunk", 2)
+    assert store.points("kb/aaa.md")
+    (folder / "aaa.md").unlink()
+    run(store, folder)
+    assert store.contents() == undisturbed(folder)
+
+
+@pytest.mark.usefixtures("small_windows")
+def test_what_a_killed_run_began_waits_for_a_file_that_cannot_be_read_now(store: RecordingStore, folder: Path) -> None:
+    """The scope stays unfinished until then."""
+    path = folder / "aaa.md"
+    path.write_text("\n\n".join(sections(77, 20)), encoding="utf-8")
+    text = path.read_bytes()
+    fail_somewhere(store, folder, "chunk", 2)
+    path.write_bytes(b"\x00\xff")
+    run(store, folder)
+    assert (bool(store.points("kb/aaa.md")), store.unfinished()) == (True, {"kb"})
+    path.write_bytes(text)
+    run(store, folder)
+    assert (store.contents(), store.unfinished()) == (undisturbed(folder), frozenset())
+
+
+def test_a_lost_chunk_is_noticed_without_a_mark(store: RecordingStore, folder: Path) -> None:
+    """Heads that don't add up to the count send the run to look at every source."""
+    run(store, folder)
+    wanted = store.contents()
+    store.delete([store.points("kb/doc1.md")[2].id])
+    summary = run(store, folder)
+    assert (summary.documents_unchanged, store.contents()) == (11, wanted)
+
+
+def test_documents_from_python_are_indexed_under_their_root(store: RecordingStore) -> None:
+    """Their metadata is kept, one that changes is updated, one that vanished is pruned, and files have nothing to do with it."""
+    documents = [Document(str(number), f"ticket {number}", metadata={"state": "open"}) for number in range(4)]
+    assert run_documents(store, documents).chunks_embedded == 4
+    closed = [replace(documents[0], metadata={"state": "closed"}), *documents[1:3]]
+    summary = run_documents(store, iter(closed), prune=True)
+    assert (summary.chunks_embedded, summary.documents_unchanged, summary.documents_removed) == (0, 2, 1)
+    assert store.sources() == {"tickets/0": 1, "tickets/1": 1, "tickets/2": 1}
+    assert store.points("tickets/0")[0].metadata["state"] == "closed"
+
+
+def test_a_document_that_no_store_could_keep_is_told_and_the_rest_is_indexed(store: RecordingStore) -> None:
+    """Odd metadata, half characters, odd sources and a source that came before: each with its reason."""
+    good = Document("good", "text")
+    odd = [
+        Document("a", "text", metadata={"x": object()}),
+        Document("b", "te\ud800xt"),
+        Document("c\n", "text"),
+        Document("\udfff", "text"),
+        good,
+    ]
+    summary = run_documents(store, [good, *odd])
+    assert (summary.documents, summary.documents_failed, store.sources()) == (1, 5, {"tickets/good": 1})
+    assert all(skipped.reason for skipped in summary.skipped)
+
+
+def test_something_else_than_a_document_is_a_mistake(store: RecordingStore) -> None:
+    """The caller's iterator is wrong, not one of its documents."""
+    with pytest.raises(TypeError, match="Document"):
+        run_documents(store, ["text"])
+
+
+def test_an_iterator_is_drawn_no_further_than_needed(store: RecordingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing store stops it long before its end."""
+    monkeypatch.setattr(module, "_SMALLEST_WINDOW", 5)
+    drawn = []
+
+    def endless() -> Iterator[Document]:
+        for number in range(100_000):
+            drawn.append(number)
+            yield Document(str(number), f"ticket {number}")
+
+    store.fail_at = len(store.changes) + 3
+    with pytest.raises(StoreError):
+        run_documents(store, endless())
+    assert len(drawn) < 20_000
 
 
 @pytest.mark.usefixtures("small_windows")
@@ -255,18 +529,17 @@ def test_a_rerun_reads_written_vectors_back(store: RecordingStore, folder: Path)
     assert run(store, folder).chunks_embedded < whole - 10
 
 
-def test_a_document_that_lost_its_text_leaves(
-    store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An emptied file has nothing to be found by."""
+def test_a_document_that_lost_its_text_leaves(store: RecordingStore, folder: Path) -> None:
+    """An emptied file has nothing to be found by, is no failure, and is nothing new next time (H8)."""
     run(store, folder)
-    found = discover([folder])
-    monkeypatch.setattr(module, "chunk", lambda *_: [])
     (folder / "doc1.md").write_text("---\ntitle: nothing else\n---\n", encoding="utf-8")
-    settings = default_settings(HashEmbedder(), 64)
-    summary = Indexer(store, HashEmbedder(), settings, dimensions=DIMENSIONS).run(found)
-    assert not [head for head in store.heads() if head.source.endswith("doc1.md")]
+    summary = run(store, folder)
+    assert "kb/doc1.md" not in store.sources()
     assert (summary.chunks_embedded, summary.chunks_deleted) == (0, 7)
+    assert (summary.documents, summary.documents_empty, summary.documents_failed) == (11, 1, 0)
+    store.changes.clear()
+    assert run(store, folder).documents_empty == 1
+    assert store.kinds() == ["mark"]
 
 
 def test_an_embedder_that_fails_stops_the_run(store: RecordingStore, folder: Path) -> None:
@@ -288,7 +561,7 @@ def test_a_reader_that_fails_stops_the_run(
     def broken(*_: object) -> None:
         raise RuntimeError("the reader broke")
 
-    monkeypatch.setattr(module, "read_document", broken)
+    monkeypatch.setattr(module, "read_documents", broken)
     with pytest.raises(RuntimeError, match="the reader broke"):
         run(store, folder)
 
@@ -298,14 +571,14 @@ def test_a_stuck_embedder_doesnt_keep_a_failed_run_alive(
     store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure elsewhere cancels what the caller's thread waits for."""
-    read, count = module.read_document, iter(range(100))
+    read, count = module.read_documents, iter(range(100))
 
     def broken(*arguments: Any) -> Any:
         if next(count) == 3:
             raise RuntimeError("the reader broke")
         return read(*arguments)
 
-    monkeypatch.setattr(module, "read_document", broken)
+    monkeypatch.setattr(module, "read_documents", broken)
     with pytest.raises(RuntimeError, match="the reader broke"):
         run(store, folder, StuckEmbedder())
 
@@ -325,7 +598,8 @@ def test_ctrl_c_stops_all_stages(store: RecordingStore, folder: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run(store, folder, Interrupted())
-    assert all(len(store.chunk_ids(head.source)) == head.num_chunks for head in store.heads())
+    counts = store.sources()
+    assert all(counts[head.source] == head.num_chunks for head in store.heads() if head.document_hash)
     run(store, folder)
     assert store.contents() == undisturbed(folder)
 
@@ -335,11 +609,12 @@ def test_progress_only_grows_and_ends_with_everything(store: RecordingStore, fol
     """The last event has the summary's figures."""
     events: list[IndexProgress] = []
     summary = run(store, folder, on_progress=events.append)
-    for field in ("files_done", "chunks_embedded", "chunks_written", "seconds"):
+    for field in ("documents_done", "bytes_done", "chunks_embedded", "chunks_written", "seconds"):
         values = [getattr(event, field) for event in events]
         assert values == sorted(values), field
     last = events[-1]
-    assert (last.stage, last.files_done, last.files_total) == ("done", 12, 12)
+    assert (last.stage, last.documents_done, last.documents_total) == ("done", 12, 12)
+    assert last.bytes_done == last.bytes_total == sum(path.stat().st_size for path in folder.rglob("*.md"))
     assert (last.chunks_embedded, last.chunks_written) == (summary.chunks_embedded, summary.chunks)
 
 
@@ -384,16 +659,6 @@ def test_a_failing_writer_stops_its_producer() -> None:
         background.hand_over(numbers(), fail, depth=2)
     assert caught.value is error
     assert len(drawn) < 10_000
-
-
-def test_a_vanished_point_is_an_error_not_a_guess(store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else's writing shows when a vector is to be read back."""
-    run(store, folder)
-    (folder / "doc1.md").write_text("\n\n".join(["# New\n\nbeginning", *sections(1)]), encoding="utf-8")
-    empty: Callable[[Sequence[str]], dict[str, FloatArray]] = lambda ids: {}  # noqa: E731
-    monkeypatch.setattr(store, "vectors", empty)
-    with pytest.raises(StoreError, match="vanished"):
-        run(store, folder)
 
 
 def test_a_head_names_hash_and_settings(store: RecordingStore, folder: Path) -> None:

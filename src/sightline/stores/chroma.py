@@ -1,22 +1,40 @@
-"""Chroma in this process: several collections in one directory, cosine space.
+"""Chroma, in this process (several collections in one directory) or on a server.
 
-The contract and the vectors' length lie in the collection's metadata as a JSON string and an integer (a list there brings
-Chroma's core down). Chroma has no lock of its own, and two writers lose vectors silently: the first write takes ours.
-Every query may read; a collection that Sightline didn't make is not read or written, because its scores may not be cosines.
+Contract, mark and the vectors' length lie in the collection's metadata, the first two as JSON text: a list there brings
+Chroma's core down. A collection's name is looked up for every operation (0.2 ms here, 0.7 ms on a local server), because a
+rebuild gives it to another collection while an object that is held goes on reading the old one.
+
+A rebuild fills NAME.next. To promote it is to mark it as complete, rename the live one to NAME.old, and rename NAME.next to
+NAME; the next writer finishes what was interrupted after the first of these steps. NAME.old stays until then, for readers in
+the middle of something. NAME.writer is the lease on a server; in a directory the writer holds its lock file.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from sightline.errors import CollectionNotFound, MissingExtra, StoreError, UsageError
+from sightline.errors import (
+    CollectionNotFound,
+    MissingExtra,
+    SightlineError,
+    StoreError,
+    StoreUnreachable,
+    UsageError,
+)
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
     checked_dimensions,
@@ -24,53 +42,125 @@ from sightline.stores.checks import (
     checked_limit,
     checked_points,
     checked_query,
+    checked_updates,
     collection_exists,
     collection_not_found,
     contract_json,
     make_directory,
+    not_ours,
+    nothing_staged,
     store_closed,
 )
+from sightline.stores.chroma_where import Nothing, both, where
+from sightline.stores.filters import parse_filter
+from sightline.stores.leases import Lease
 from sightline.stores.locks import DirectoryLock
-from sightline.stores.payload import HEAD_KEY, POINT_KEY, SOURCE_KEY, head_from, hit_from_flat, to_flat
-from sightline.types import FloatArray, Head, Hit, Point
+from sightline.stores.payload import (
+    HEAD_KEY,
+    POINT_KEY,
+    SOURCE_KEY,
+    TEXT_KEY,
+    head_from,
+    hit,
+    is_ours,
+    point_from_flat,
+    text_digest,
+    to_flat,
+)
+from sightline.stores.retries import retrying
+from sightline.types import Filter, FloatArray, Head, Hit, Point, Record
 
 try:
     import chromadb
-    from chromadb.config import Settings
+    import httpx  # Chroma's own
+    from chromadb.api import ServerAPI
+    from chromadb.api.models.Collection import Collection
+    from chromadb.config import Settings, System
     from chromadb.errors import ChromaError, NotFoundError
 except ImportError as error:
     raise MissingExtra("A store chroma:DIR/COLLECTION", package="chromadb", extra="chroma") from error
 
 CONTRACT_KEY = "sightline_contract"
+MARK_KEY = "sightline_mark"
 DIMENSIONS_KEY = "sightline_dimensions"
+LEASE_KEY = "sightline_lease"
+_COMPLETE_KEY = "sightline_complete"  # on NAME.next: it is to take NAME's place
+_STAGED, _OLD, _WRITER = ".next", ".old", ".writer"
+_MAX_NAME = 512
 _DATABASE_NAME = "chroma.sqlite3"
+_SPACE_KEY = "hnsw:space"
+
 # Beyond about 32,000 results or ids SQLite refuses ("too many SQL variables").
 _RECORDS_PER_PAGE = 5000
+# A server sends vectors as decimal text, about 12 bytes a number.
+_VECTORS_PER_PAGE = 500
+_DIGESTS_PER_REQUEST = 512
+# A server takes 40 MiB a request; smaller ones lose less when they are sent again.
+_BYTES_PER_REQUEST = 8 * 2**20
+_POINTS_PER_REQUEST = 1000
+_REQUESTS_IN_FLIGHT = 2
+# How many candidates are scored by cosine where Chroma orders them by something else.
+_CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
+_TIMEOUT = httpx.Timeout(connect=10, read=120, write=120, pool=120)
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class ChromaStore:
-    """One collection of the Chroma database in `directory`."""
+    """One collection of a Chroma database."""
 
-    def __init__(self, url: str, directory: Path, name: str) -> None:
+    def __init__(self, url: str, name: str, database: _Database, parent: ChromaStore | None = None) -> None:
         self.url = url
         self.capabilities = StoreCapabilities(persistent=True, several_dimensions=False, quantization=False)
-        self._directory = directory
         self._name = name
-        self._lock = DirectoryLock(directory)
-        self._guard = threading.RLock()
-        self._client: Any = None
-        self._collection: Any = None
+        self._database = database
+        self._parent = parent
         self._closed = False
+
+    @classmethod
+    def in_directory(cls, url: str, directory: Path, name: str) -> Self:
+        """A collection of the database in `directory`, opened in this process."""
+        return cls(url, name, _Directory(url, directory))
+
+    @classmethod
+    def on_server(cls, url: str, host: str, port: int, name: str, *, tls: bool) -> Self:
+        """A collection of a Chroma server; a key is taken from the environment variable CHROMA_API_KEY."""
+        return cls(url, name, _Server(url, host, port, name, tls=tls))
 
     def exists(self) -> bool:
         """Whether the database has a collection of this name, whoever made it."""
         return self._find() is not None
 
-    def read_contract(self) -> Mapping[str, Any] | None:
-        """The contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
-        collection = self._find()
-        text = None if collection is None else (collection.metadata or {}).get(CONTRACT_KEY)
-        return None if text is None else dict(json.loads(text))
+    def dimensions(self) -> int:
+        """Length of the collection's vectors; raise StoreError for an empty collection that Sightline didn't make."""
+        return self._read(self._dimensions)
+
+    def count(self) -> int:
+        """How many points the collection holds."""
+        return self._read(lambda collection: int(self._request("count", collection.count)))
+
+    def acquire(self, *, take_over: bool = False) -> None:
+        """Become the only writer, and finish or clear away what the last one left.
+
+        Raises:
+            StoreLocked: somebody else writes: to this directory, or to this collection of a server.
+            UsageError: the name is one that rebuilds use, or leaves no room for those.
+        """
+        self._check_open()
+        if self._parent is not None:
+            self._parent.acquire(take_over=take_over)
+            return
+        if self._name.endswith((_STAGED, _OLD, _WRITER)) or len(self._name) + len(_WRITER) > _MAX_NAME:
+            raise UsageError(
+                f"{self.url} can't be written: a collection's name ends with none of {_STAGED}, {_OLD} and {_WRITER} and has at"
+                f" most {_MAX_NAME - len(_WRITER)} characters. Choose another name."
+            )
+        with self._database.guard:
+            if not self._database.is_writer:
+                self._database.acquire(take_over=take_over)
+                self._tidy()
+                self._database.is_writer = True
 
     def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
         """Make the collection; the database too, where there is none.
@@ -78,176 +168,727 @@ class ChromaStore:
         Raises:
             UsageError: the directory can't be made.
             StoreError: there is a collection of this name already.
-            StoreLocked: another process writes to this directory.
+            StoreLocked: another process writes.
         """
         metadata = {CONTRACT_KEY: contract_json(contract), DIMENSIONS_KEY: checked_dimensions(dimensions)}
-        with self._guard:
-            self._refuse_existing()
-            self._make_directory()
-            self._lock.acquire(self.url)
-            client = self._connected()
-            self._refuse_existing()  # again: now nobody else can be making it
-            with self._database():
-                self._collection = client.create_collection(
-                    self._name, metadata=metadata, configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
-                )
+        if self._find() is not None:
+            raise collection_exists(self.url)
+        self.acquire()
+        if self._find() is not None:  # now nobody else can be making it
+            raise collection_exists(self.url)
+        if not self._database.create(self._name, metadata) and self.read_contract() != contract:
+            raise collection_exists(self.url)
+
+    def read_contract(self) -> Mapping[str, Any] | None:
+        """The contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
+        collection = self._find()
+        text = None if collection is None else (collection.metadata or {}).get(CONTRACT_KEY)
+        return None if text is None else dict(json.loads(text))
+
+    def write_contract(self, contract: Mapping[str, Any]) -> None:
+        """Replace the contract, or adopt a collection of somebody else: their metadata stays."""
+        text = contract_json(contract)
+        self._existing()
+        self.acquire()
+        collection = self._existing()
+        self._change(collection, {CONTRACT_KEY: text, DIMENSIONS_KEY: self.dimensions()})
+
+    def read_mark(self) -> Mapping[str, Any]:
+        """The mark as JSON data; empty before the first one."""
+        return dict(json.loads((self._existing().metadata or {}).get(MARK_KEY, "{}")))
+
+    def write_mark(self, mark: Mapping[str, Any]) -> None:
+        """Replace the mark."""
+        text = contract_json(mark)
+        self._change(self._writable(), {MARK_KEY: text})
 
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
         """Write points; an existing one is replaced whole."""
         collection = self._writable()
-        plain, array = checked_points(points, vectors, self._dimensions())
-        with self._database():
-            size = int(self._client.get_max_batch_size())
-            for start in range(0, len(plain), size):
-                batch = plain[start : start + size]
-                ids = [point.id for point in batch]
-                collection.upsert(
-                    ids=ids,
-                    embeddings=array[start : start + size],
-                    documents=[point.text for point in batch],
-                    metadatas=self._replacing(collection, ids, [to_flat(point) for point in batch]),
-                )
+        plain, array = checked_points(points, vectors, self._dimensions(collection))
+        if any(point.head is not None for point in plain):
+            self._database.check()
+        flat = [to_flat(point) for point in plain]
+
+        def write(rows: slice) -> None:
+            ids = [point.id for point in plain[rows]]
+            replacing = self._replacing(collection, ids, flat[rows])
+            texts = [point.text for point in plain[rows]]
+            self._request(
+                "upsert",
+                lambda: collection.upsert(ids=ids, embeddings=array[rows], documents=texts, metadatas=replacing),
+            )
+
+        sizes = [len(point.text.encode()) + len(json.dumps(keys)) for point, keys in zip(plain, flat, strict=True)]
+        self._database.each(write, self._database.batches([size + 6 * array.shape[1] for size in sizes]))
+
+    def update(self, points: Sequence[Point]) -> None:
+        """Replace everything but the vector and the text of existing points."""
+        collection = self._writable()
+        plain = checked_updates(points)
+        if any(point.head is not None for point in plain):
+            self._database.check()
+        flat = [to_flat(point) for point in plain]
+
+        def write(rows: slice) -> None:
+            old = self._metadata_of(collection, [point.id for point in plain[rows]])
+            new = {point.id: keys for point, keys in zip(plain[rows], flat[rows], strict=True) if point.id in old}
+            if new:
+                changed = [_replacing(old[one], keys) for one, keys in new.items()]
+                self._request("update", lambda: collection.update(ids=list(new), metadatas=changed))
+
+        self._database.each(write, self._database.batches([len(json.dumps(keys)) for keys in flat]))
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove points; ids that aren't there are fine."""
+        """Remove points of ours; ids that aren't there are fine."""
         collection = self._writable()
         known = checked_ids(ids)
-        with self._database():
-            size = int(self._client.get_max_batch_size())
-            for start in range(0, len(known), size):
-                collection.delete(ids=known[start : start + size])
+        if known:
+            self._database.check()
+        for start in range(0, len(known), _RECORDS_PER_PAGE):
+            batch = known[start : start + _RECORDS_PER_PAGE]
+            with self._database.rows:
+                self._request("delete", partial(collection.delete, ids=batch, where={POINT_KEY: 1}))
 
     def heads(self) -> Iterator[Head]:
-        """The heads of all documents, all read at once: pages would shift under a caller who writes in between."""
-        pages = self._pages({HEAD_KEY: 1}, include=["metadatas"])
-        return iter([head_from(metadata) for page in pages for metadata in page["metadatas"]])
+        """The heads of all documents, all read at once."""
+        rows = self._rows({HEAD_KEY: 1}, ["metadatas"])
+        return iter([head_from(flat) for _, _, flat in rows])
 
-    def chunk_ids(self, source: str) -> list[str]:
-        """Ids of all points of ours of a document, its head included."""
-        pages = self._pages({"$and": [{SOURCE_KEY: source}, {POINT_KEY: 1}]}, include=[])
-        return [one for page in pages for one in page["ids"]]
+    def sources(self) -> dict[str, int]:
+        """How many points of ours each document has."""
+        return dict(Counter(flat[SOURCE_KEY] for _, _, flat in self._rows({POINT_KEY: 1}, ["metadatas"])))
 
-    def vectors(self, ids: Sequence[str]) -> dict[str, FloatArray]:
-        """Stored vectors of those ids that exist, float32 `(dimensions,)` each."""
-        collection = self._readable()
-        known = checked_ids(ids)
-        found: dict[str, FloatArray] = {}
-        with self._database():
-            for start in range(0, len(known), _RECORDS_PER_PAGE):
-                page = collection.get(ids=known[start : start + _RECORDS_PER_PAGE], include=["embeddings"])
-                # They come in the order of insertion, not as asked, and as float64.
-                found.update(zip(page["ids"], np.asarray(page["embeddings"], dtype=np.float32), strict=True))
-        return found
+    def points(self, source: str) -> list[Point]:
+        """All points of ours of a document, its head included."""
+        rows = self._rows(both([{SOURCE_KEY: source}, {POINT_KEY: 1}]), ["documents", "metadatas"])
+        return [point_from_flat(one, document, flat) for one, document, flat in rows]
 
-    def search(self, vector: FloatArray, *, limit: int) -> list[Hit]:
-        """The nearest points by cosine similarity, best first."""
-        collection = self._readable()
-        query = checked_query(vector, self._dimensions())
-        limit = min(checked_limit(limit), self.count())
-        if limit == 0:
-            return []
-        include = ["documents", "metadatas", "distances"]
-        with self._database():
-            found = collection.query(query_embeddings=query[None, :], n_results=limit, include=include)
-        rows = zip(found["ids"][0], found["distances"][0], found["documents"][0], found["metadatas"][0], strict=True)
-        return [hit_from_flat(one, 1.0 - distance, document, flat) for one, distance, document, flat in rows]
+    def vectors_of(self, texts: Sequence[str]) -> dict[str, FloatArray]:
+        """Stored vectors of those texts that some point of ours has, float32 `(dimensions,)` each."""
+        wanted = {text_digest(text): text for text in texts}
+        digests = list(wanted)
 
-    def count(self) -> int:
-        """How many points the collection holds."""
-        collection = self._readable()
-        with self._database():
-            return int(collection.count())
+        def read(collection: Any) -> dict[str, FloatArray]:
+            holders: dict[str, str] = {}
+            for start in range(0, len(digests), _DIGESTS_PER_REQUEST):
+                clause = {TEXT_KEY: {"$in": digests[start : start + _DIGESTS_PER_REQUEST]}}
+                # One text may stand in thousands of points, so their vectors aren't asked for yet.
+                holders |= {flat[TEXT_KEY]: one for one, _, flat in self._pages(collection, clause, ["metadatas"])}
+            vectors = self._vectors(collection, list(holders.values()))
+            return {wanted[digest]: vectors[one] for digest, one in holders.items()}
+
+        return self._read(read)
+
+    def records(self, limit: int | None = None) -> Iterator[Record]:
+        """Points with their vectors, whoever wrote them, page by page."""
+        return self._records(self._existing(), limit)
+
+    def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
+        """The nearest points by cosine similarity that meet the filter, best first.
+
+        Where the collection's own distance is another, what is nearest by that one is ordered by cosine.
+        """
+        conditions = parse_filter(filter)
+
+        def read(collection: Any) -> list[Hit]:
+            query = checked_query(vector, self._dimensions(collection))
+            most = min(checked_limit(limit), int(self._request("count", collection.count)))
+            try:
+                clause = where(conditions)
+            except Nothing:
+                return []
+            return self._nearest(collection, query, most, clause) if most else []
+
+        return self._read(read)
+
+    def staging(self) -> ChromaStore:
+        """The collection that `promote` puts in this one's place."""
+        self._check_open()
+        return ChromaStore(f"{self.url}{_STAGED}", f"{self._name}{_STAGED}", self._database, self)
+
+    def promote(self) -> None:
+        """Put the staging collection in this one's place."""
+        self.acquire()
+        staged = self.staging()._find()
+        if staged is None:
+            raise nothing_staged(self.url)
+        live = self._database.find(self._name)
+        if live is not None and not _is_ours(live):
+            raise not_ours(self.url)
+        self._database.check()
+        self._change(staged, {_COMPLETE_KEY: 1})
+        self._swap(live, staged)
+
+    def drop_staging(self) -> None:
+        """Remove the staging collection, if there is one."""
+        self.acquire()
+        if self.staging()._find() is not None:
+            self._database.check()
+            self._database.delete(f"{self._name}{_STAGED}")
 
     def close(self) -> None:
-        """Let the database go, and the next writer in. Closing twice is fine."""
-        with self._guard:
-            self._closed = True
-            client, self._client, self._collection = self._client, None, None
-            try:
-                if client is not None:
-                    with self._database():
-                        client.close()
-            finally:
-                self._lock.release()
+        """Let the database go, and the next writer in. Closing twice is fine; closing a staging collection frees nothing."""
+        self._closed = True
+        if self._parent is None:
+            self._database.close()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed or self._database.closed:
             raise store_closed(self.url)
 
-    def _connected(self) -> Any:
-        with self._guard:
-            if self._client is None:
-                with self._database():
-                    self._client = _connect(self.url, self._directory)
-            return self._client
-
     def _find(self) -> Any:
-        """The collection or None; a directory without a database stays as it is."""
+        """The collection that has the name now, or None."""
         self._check_open()
-        with self._guard:
-            if self._collection is None and (self._directory / _DATABASE_NAME).is_file():
-                client = self._connected()
-                try:
-                    with self._database():
-                        self._collection = client.get_collection(self._name, embedding_function=None)
-                except CollectionNotFound:
-                    return None
-            return self._collection
+        found = self._database.find(self._name)
+        if self._parent is not None:
+            return self._checked_beside(found, self._name)
+        return self._renamed() if found is None else found
 
-    def _refuse_existing(self) -> None:
-        if self._find() is not None:
-            raise collection_exists(self.url)
+    def _renamed(self) -> Any:
+        """What a reader reads between the two renames of a promotion: the old collection."""
+        old = self._database.find(f"{self._name}{_OLD}")
+        if old is None or not _is_ours(old):
+            return None
+        staged = self._database.find(f"{self._name}{_STAGED}")
+        if staged is not None and _COMPLETE_KEY in (staged.metadata or {}):
+            return old
+        return self._database.find(self._name)  # it is through, or somebody removed the collection
 
-    def _readable(self) -> Any:
+    def _existing(self) -> Any:
         collection = self._find()
         if collection is None:
             raise collection_not_found(self.url)
-        if CONTRACT_KEY not in (collection.metadata or {}):
-            raise StoreError(f"The collection {self.url} was not made by Sightline. Index into another name in that directory.")
         return collection
 
     def _writable(self) -> Any:
-        collection = self._readable()
-        self._lock.acquire(self.url)
+        """The collection, of ours, with the right to write; what isn't there or isn't ours is said before anything is locked."""
+        if not self._database.is_writer and not _is_ours(self._existing()):
+            raise not_ours(self.url)
+        self.acquire()
+        collection = self._existing()
+        if not _is_ours(collection):
+            raise not_ours(self.url)
         return collection
 
-    def _dimensions(self) -> int:
-        return int(self._collection.metadata[DIMENSIONS_KEY])
+    def _checked_beside(self, found: Any, name: str) -> Any:
+        """A collection that belongs to this one, or None; raise StoreError when somebody else has the name."""
+        if found is not None and not _is_ours(found):
+            raise StoreError(
+                f"Rebuilding uses the name {name!r}, which a collection has that Sightline didn't make. Rename that one, or"
+                " index into another name."
+            )
+        return found
 
-    def _make_directory(self) -> None:
+    def _request(self, what: str, call: Callable[[], T]) -> T:
+        return self._database.call(f"{what} on {self.url}", call)
+
+    def _read(self, read: Callable[[Any], T]) -> T:
+        """Read from the collection; once more when it was rebuilt, and the old one removed, in between."""
+        try:
+            return read(self._existing())
+        except CollectionNotFound:
+            return read(self._existing())
+
+    def _dimensions(self, collection: Any) -> int:
+        known = (collection.metadata or {}).get(DIMENSIONS_KEY)
+        if known is None:
+            first = self._request("dimensions", lambda: collection.get(limit=1, include=["embeddings"]))["embeddings"]
+            if len(first) == 0:
+                raise StoreError(
+                    f"The collection {self.url} is empty and was not made by Sightline, so nothing says how long its vectors are."
+                    " Remove it, or index into another name."
+                )
+            known = len(first[0])
+        return int(known)
+
+    def _change(self, collection: Any, changes: Mapping[str, Any], *, name: str | None = None) -> None:
+        """Change keys of the collection's metadata, None removing one, and perhaps its name, in one commit."""
+        old = dict(collection.metadata or {})
+        new = {key: value for key, value in {**old, **changes}.items() if value is not None}
+        if _SPACE_KEY in new:
+            # Older programs chose the distance by this key. `modify` refuses it even unchanged; what is below doesn't.
+            self._request("write", lambda: collection._client._modify(
+                id=collection.id, new_name=name, new_metadata=new, tenant=collection.tenant, database=collection.database,
+            ))  # fmt: skip
+        else:
+            self._request("write", lambda: collection.modify(name=name, metadata=new))
+
+    def _swap(self, live: Any, staged: Any) -> None:
+        """The two renames of a promotion; the first one is done already when `live` is None."""
+        if live is not None:
+            old = f"{self._name}{_OLD}"
+            if self._checked_beside(self._database.find(old), old) is not None:
+                self._database.delete(old)
+            self._request("rename", lambda: live.modify(name=old))
+        self._change(staged, {_COMPLETE_KEY: None}, name=self._name)
+
+    def _tidy(self) -> None:
+        """Finish a promotion that was interrupted, or remove what the last one left for its readers."""
+        live = self._database.find(self._name)
+        staged = self._database.find(f"{self._name}{_STAGED}")
+        if staged is not None and _is_ours(staged) and _COMPLETE_KEY in staged.metadata:
+            _log.warning("finishing the interrupted rebuild of %s", self.url)
+            self._swap(live, staged)
+        elif live is not None:
+            old = self._database.find(f"{self._name}{_OLD}")
+            if old is not None and _is_ours(old):
+                self._database.delete(f"{self._name}{_OLD}")
+
+    def _metadata_of(self, collection: Any, ids: list[str]) -> dict[str, Mapping[str, Any]]:
+        found = self._request("read", lambda: collection.get(ids=ids, include=["metadatas"]))
+        return {one: keys or {} for one, keys in zip(found["ids"], found["metadatas"], strict=True)}
+
+    def _replacing(self, collection: Any, ids: list[str], metadatas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        old = self._metadata_of(collection, ids)
+        return [_replacing(old.get(one, {}), metadata) for one, metadata in zip(ids, metadatas, strict=True)]
+
+    def _rows(self, clause: dict[str, Any], include: list[str]) -> list[tuple[str, Any, Any]]:
+        return self._read(lambda collection: self._pages(collection, clause, include))
+
+    def _pages(self, collection: Any, clause: dict[str, Any] | None, include: list[str]) -> list[tuple[str, Any, Any]]:
+        """Id, document and metadata of all points that meet the clause."""
+        rows: list[tuple[str, Any, Any]] = []
+        with self._database.rows:  # a deletion between two pages would shift what follows
+            while len(rows) % _RECORDS_PER_PAGE == 0:
+                page = self._page(collection, clause, include, _RECORDS_PER_PAGE, len(rows))
+                if not page["ids"]:
+                    break
+                nothing = [None] * len(page["ids"])
+                rows += zip(page["ids"], page["documents"] or nothing, page["metadatas"] or nothing, strict=True)
+        return rows
+
+    def _page(self, collection: Any, clause: dict[str, Any] | None, include: list[str], size: int, offset: int) -> Any:
+        return self._request("read", lambda: collection.get(where=clause, limit=size, offset=offset, include=include))
+
+    def _vectors(self, collection: Any, ids: list[str]) -> dict[str, FloatArray]:
+        found: dict[str, FloatArray] = {}
+        for start in range(0, len(ids), _VECTORS_PER_PAGE):
+            batch = ids[start : start + _VECTORS_PER_PAGE]
+            page = self._request("read", partial(collection.get, ids=batch, include=["embeddings"]))
+            # They come in the order of insertion, not as asked, and as float64.
+            found.update(zip(page["ids"], np.asarray(page["embeddings"], dtype=np.float32), strict=True))
+        return found
+
+    def _records(self, collection: Any, limit: int | None) -> Iterator[Record]:
+        offset = 0
+        while limit is None or offset < limit:
+            size = _VECTORS_PER_PAGE if limit is None else min(_VECTORS_PER_PAGE, limit - offset)
+            page = self._page(collection, None, ["documents", "metadatas", "embeddings"], size, offset)
+            vectors = np.asarray(page["embeddings"], dtype=np.float32)
+            for one, document, flat, vector in zip(page["ids"], page["documents"], page["metadatas"], vectors, strict=True):
+                yield Record(point_from_flat(one, document, flat), vector, is_ours(flat))
+            if len(page["ids"]) < size:
+                return
+            offset += size
+
+    def _nearest(self, collection: Any, query: FloatArray, most: int, clause: dict[str, Any] | None) -> list[Hit]:
+        """Up to `most` hits. Chroma's index may give fewer than there are; then all that meet the clause are scored."""
+        is_cosine = _space(collection) == "cosine"
+        asked = most if is_cosine else max(most * _CANDIDATES_PER_HIT, _MIN_CANDIDATES)
+        unit = query if is_cosine else query / (np.linalg.norm(query) or 1.0)
+        found = self._request("search", lambda: collection.query(
+            query_embeddings=unit[None, :], n_results=asked, where=clause, include=["distances"],
+        ))  # fmt: skip
+        ids = found["ids"][0]
+        if len(ids) < most and len(self._page(collection, clause, [], most, 0)["ids"]) > len(ids):
+            ids, is_cosine = [one for one, _, _ in self._pages(collection, clause, [])], False
+        if is_cosine:
+            scores = {one: 1.0 - distance for one, distance in zip(ids, found["distances"][0], strict=True)}
+        else:
+            scores = {one: _cosine(vector, query) for one, vector in self._vectors(collection, ids).items()}
+        best = sorted(scores, key=lambda one: -scores[one])[:most]
+        points = self._points(collection, best)
+        return [hit(points[one], scores[one]) for one in best if one in points]
+
+    def _points(self, collection: Any, ids: list[str]) -> dict[str, Point]:
+        points: dict[str, Point] = {}
+        for start in range(0, len(ids), _RECORDS_PER_PAGE):
+            batch = ids[start : start + _RECORDS_PER_PAGE]
+            page = self._request("read", partial(collection.get, ids=batch, include=["documents", "metadatas"]))
+            rows = zip(page["ids"], page["documents"], page["metadatas"], strict=True)
+            points |= {one: point_from_flat(one, document, flat) for one, document, flat in rows}
+        return points
+
+
+class _Database(ABC):
+    """What the stores of one URL share: the connection, the right to write, and names for Chroma's errors."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.guard = threading.RLock()
+        self.rows = threading.RLock()  # deletions and readings of several pages exclude each other
+        self.is_writer = False
+        self.closed = False
+        self._client: Any = None
+        self._max_batch: int | None = None
+
+    @abstractmethod
+    def connected(self) -> Any:
+        """The client; None where there is no database yet."""
+
+    @abstractmethod
+    def acquire(self, *, take_over: bool) -> None:
+        """Become the only writer, making the database if need be."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise StoreLocked when this is not the only writer any more."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free all of it. Closing twice is fine."""
+
+    @abstractmethod
+    def batches(self, sizes: Sequence[int]) -> list[slice]:
+        """How points of these sizes in bytes are split into requests."""
+
+    def each(self, write: Callable[[slice], None], batches: Sequence[slice]) -> None:
+        """Write all batches; done when all are acknowledged."""
+        for rows in batches:
+            write(rows)
+
+    def call(self, what: str, request: Callable[[], T]) -> T:
+        """One request, with Chroma's errors named."""
+        with self._named():
+            return request()
+
+    def find(self, name: str) -> Any:
+        """The collection of that name, or None."""
+        client = self.connected()
+        if client is None:
+            return None
+        try:
+            return self.call("look-up", lambda: client.get_collection(name, embedding_function=None))
+        except CollectionNotFound:
+            return None
+
+    def create(self, name: str, metadata: Mapping[str, Any]) -> bool:
+        """Make a collection with cosine distance; False when there is one of that name."""
+        client = self.connected()
+        try:
+            self.call("create", lambda: client.create_collection(
+                name, metadata=dict(metadata), configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
+            ))  # fmt: skip
+        except StoreError as error:
+            if "already exists" in str(error) or "UNIQUE constraint" in str(error):
+                return False
+            raise
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove a collection; gone already is fine."""
+        client = self.connected()
+        try:
+            self.call("delete", lambda: client.delete_collection(name))
+        except CollectionNotFound:
+            _log.debug("the collection %s was gone already", name)
+
+    def max_batch(self) -> int:
+        """How many points Chroma takes in one write."""
+        if self._max_batch is None:
+            self._max_batch = int(self.call("limits", self.connected().get_max_batch_size))
+        return self._max_batch
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except SightlineError:
+            raise
+        except NotFoundError as error:
+            raise collection_not_found(self.url) from error
+        except (ChromaError, ValueError, TypeError) as error:
+            raise self._failed(error) from error
+        except BaseException as error:
+            # A panic of Chroma's core is no Exception, so that nobody can catch it by its type.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> StoreError:
+        return StoreError(f"Chroma failed on {self.url}: {type(error).__name__}: {error}")
+
+
+class _Directory(_Database):
+    """A database in this process."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        super().__init__(url)
+        self._directory = directory
+        self._lock = DirectoryLock(directory)
+
+    def connected(self) -> Any:
+        """The client; a directory without a database stays as it is."""
+        with self.guard:
+            if self._client is None and (self._directory / _DATABASE_NAME).is_file():
+                self._connect()
+            return self._client
+
+    def acquire(self, *, take_over: bool) -> None:
+        """Take the directory's lock; there is nothing to take over, because the system frees it when its holder dies."""
         if (self._directory / "sightline.json").exists():
             raise UsageError(f"The directory of {self.url} holds a Qdrant Edge collection; give another directory.")
         make_directory(self._directory, self.url)
+        self._lock.acquire(self.url)
+        # What was opened before the lock may not know what another process wrote since, and writing from there would remove
+        # that from the index for good.
+        self._disconnect()
+        self._connect()
 
-    def _replacing(self, collection: Any, ids: list[str], metadatas: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The metadata with None for every key that an existing record has beyond it: Chroma merges, and None removes."""
-        existing = collection.get(ids=ids, include=["metadatas"])
-        old = {one: keys or {} for one, keys in zip(existing["ids"], existing["metadatas"], strict=True)}
-        return [{**dict.fromkeys(old.get(one, {})), **metadata} for one, metadata in zip(ids, metadatas, strict=True)]
+    def check(self) -> None:
+        """Nothing to check: the lock can't be lost."""
 
-    def _pages(self, where: dict[str, Any], include: list[str]) -> Iterator[Any]:
-        collection = self._readable()
-        offset = 0
-        while True:
-            with self._database():
-                page = collection.get(where=where, limit=_RECORDS_PER_PAGE, offset=offset, include=include)
-            yield page
-            if len(page["ids"]) < _RECORDS_PER_PAGE:
+    def close(self) -> None:
+        """Close the database and free the lock."""
+        with self.guard:
+            self.closed = True
+            try:
+                self._disconnect()
+            finally:
+                self._lock.release()
+
+    def batches(self, sizes: Sequence[int]) -> list[slice]:
+        """By count only: nothing is sent anywhere."""
+        size = self.max_batch()
+        return [slice(start, start + size) for start in range(0, len(sizes), size)]
+
+    def _connect(self) -> None:
+        with self._named():
+            self._client = _persistent_client(self.url, self._directory)
+
+    def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with self._named():
+                client.close()
+
+    def _failed(self, error: BaseException) -> StoreError:
+        text = str(error)
+        if "database is locked" in text:
+            return StoreError(f"Another program is writing to the Chroma database of {self.url}. Close it, then try again.")
+        if any(sign in text for sign in ("Inconsistent", "migration", "not a database", "no such table", "no such column")):
+            return StoreError(
+                f"The Chroma database of {self.url} can't be read by chromadb {chromadb.__version__} ({text}): it is damaged or"
+                " of another version. Open it with the version that made it, or index into another directory."
+            )
+        return super()._failed(error)
+
+
+class _Server(_Database):
+    """A database on a server."""
+
+    def __init__(self, url: str, host: str, port: int, name: str, *, tls: bool) -> None:
+        super().__init__(url)
+        self._host, self._port, self._tls = host, port, tls
+        self._lease = Lease(_WriterTable(self, f"{name}{_WRITER}"), url)
+
+    def connected(self) -> Any:
+        """The client, whose first use is a sign of life from the server."""
+        with self.guard:
+            if self._client is None and not self.closed:
+                client = _HttpClient(self._host, self._port, tls=self._tls, on_response=self._inspect)
+                try:
+                    with self._named():
+                        client.heartbeat()
+                except BaseException:
+                    client.close()
+                    raise
+                self._client = client
+            if self._client is None:
+                raise store_closed(self.url)
+            return self._client
+
+    def acquire(self, *, take_over: bool) -> None:
+        """Take the collection's lease."""
+        self._lease.acquire(take_over=take_over)
+
+    def check(self) -> None:
+        """Ask the server whose lease it is."""
+        self._lease.check()
+
+    def close(self) -> None:
+        """Give the lease back and close the connections."""
+        with self.guard:
+            if self.closed:
                 return
-            offset += _RECORDS_PER_PAGE
+            try:
+                self._lease.release()
+            finally:
+                self.closed = True
+                client, self._client = self._client, None
+                if client is not None:
+                    client.close()
+
+    def batches(self, sizes: Sequence[int]) -> list[slice]:
+        """By count and by bytes; a point that is larger than a request goes alone."""
+        most = min(self.max_batch(), _POINTS_PER_REQUEST)
+        batches: list[slice] = []
+        start, filled = 0, 0
+        for row, size in enumerate(sizes):
+            if row > start and (filled + size > _BYTES_PER_REQUEST or row - start == most):
+                batches.append(slice(start, row))
+                start, filled = row, 0
+            filled += size
+        return [*batches, slice(start, len(sizes))] if sizes else []
+
+    def each(self, write: Callable[[slice], None], batches: Sequence[slice]) -> None:
+        """Write the batches, several at a time; done when all are acknowledged."""
+        if len(batches) < 2:
+            super().each(write, batches)
+            return
+        with ThreadPoolExecutor(_REQUESTS_IN_FLIGHT, thread_name_prefix="sightline-chroma") as pool:
+            for written in [pool.submit(write, rows) for rows in batches]:
+                written.result()
+
+    def call(self, what: str, request: Callable[[], T]) -> T:
+        """One request, again when the server was busy or gone for a moment."""
+        with self._named():
+            return retrying(request, is_transient=_is_transient, what=what, wait_at_least=_asked_wait_s)
 
     @contextmanager
-    def _database(self) -> Iterator[None]:
-        """Name Chroma's errors."""
+    def _named(self) -> Iterator[None]:
         try:
-            yield
-        except NotFoundError as error:
-            raise collection_not_found(self.url) from error
-        except ChromaError as error:
-            raise StoreError(f"Chroma failed on {self.url}: {error}") from error
+            with super()._named():
+                yield
+        except (httpx.HTTPError, _Busy) as error:
+            raise StoreUnreachable(
+                f"The Chroma server at {self._address()} doesn't answer: {type(error).__name__}: {error}. Check that it runs"
+                f" (chroma run --host HOST --port PORT) and that host, port and http or https of {self.url} are right."
+            ) from error
+
+    def _inspect(self, response: httpx.Response) -> None:
+        """Raise what Chroma's client would blur: it keeps no status."""
+        if response.is_success:
+            return
+        text = response.read().decode(errors="replace")
+        status = response.status_code
+        if status in (401, 403):
+            known = "CHROMA_API_KEY is set, but" if _api_key() else "CHROMA_API_KEY is not set, and"
+            raise StoreUnreachable(f"{known} the Chroma server at {self._address()} refuses it (HTTP {status}). Check the key.")
+        if status == 413:
+            raise StoreError(f"The Chroma server at {self._address()} refuses a request as too large. Cut smaller chunks.")
+        if (status == 429 or status >= 500) and "constraint failed" not in text:
+            raise _Busy(status, text, response.headers.get("retry-after", ""))
+        if not _is_from_chroma(text):
+            raise StoreUnreachable(
+                f"What answers at {self._address()} is no Chroma server of version 1 (HTTP {status}). Check host and port of"
+                f" {self.url}."
+            )
+
+    def _address(self) -> str:
+        return f"{self._host}:{self._port}"
 
 
-def _connect(url: str, directory: Path) -> Any:
+class _Busy(Exception):
+    """The server answered that it can't answer now."""
+
+    def __init__(self, status: int, text: str, retry_after: str) -> None:
+        super().__init__(f"HTTP {status} {text[:200]}".strip())
+        self.retry_after_s = float(retry_after) if retry_after.isdecimal() else None
+
+
+class _HttpClient:
+    """The part of chromadb.HttpClient that is needed.
+
+    That one waits for ever for a server that hangs (timeout=None, and its constructor asks the server three times before
+    anybody could change that), opens two connections, and leaves one of them open when it is closed.
+    """
+
+    def __init__(self, host: str, port: int, *, tls: bool, on_response: Callable[[httpx.Response], None]) -> None:
+        # No .env file: what lies in the working directory is not meant for us.
+        settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
+        settings.chroma_api_impl = "chromadb.api.fastapi.FastAPI"
+        settings.chroma_server_host, settings.chroma_server_http_port = host, port
+        settings.chroma_server_ssl_enabled = tls
+        key = _api_key()
+        settings.chroma_server_headers = {"Authorization": f"Bearer {key}", "x-chroma-token": key} if key else {}
+        server: Any = System(settings).instance(ServerAPI)  # type: ignore[type-abstract]
+        self._server = server
+        # Chroma has no setting for what follows.
+        self._session: httpx.Client = server._session
+        self._session.timeout = _TIMEOUT
+        self._session.event_hooks = {"response": [on_response]}
+
+    def heartbeat(self) -> None:
+        """Raise where no Chroma server answers; the identity, unlike the heartbeat, needs the key."""
+        try:
+            self._server.heartbeat()
+            self._server.get_user_identity()
+        except (KeyError, TypeError, ValueError) as error:
+            raise httpx.RemoteProtocolError(f"the answer is not Chroma's ({type(error).__name__})") from error
+
+    def get_collection(self, name: str, *, embedding_function: None) -> Any:
+        """As in chromadb.HttpClient."""
+        return self._collection(self._server.get_collection(name), embedding_function)
+
+    def create_collection(
+        self, name: str, *, metadata: dict[str, Any], configuration: Any, embedding_function: None
+    ) -> Any:
+        """As in chromadb.HttpClient."""
+        model = self._server.create_collection(name, metadata=metadata, configuration=configuration)
+        return self._collection(model, embedding_function)
+
+    def delete_collection(self, name: str) -> None:
+        """As in chromadb.HttpClient."""
+        self._server.delete_collection(name)
+
+    def get_max_batch_size(self) -> int:
+        """As in chromadb.HttpClient."""
+        return int(self._server.get_max_batch_size())
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._session.close()
+
+    def _collection(self, model: Any, embedding_function: None) -> Any:
+        return Collection(client=self._server, model=model, embedding_function=embedding_function)
+
+
+class _WriterTable:
+    """The lease as the metadata of a collection: Chroma makes only one of a name."""
+
+    def __init__(self, database: _Server, name: str) -> None:
+        self._database = database
+        self._name = name
+        self._found: Any = None
+
+    def create(self, record: Mapping[str, Any]) -> bool:
+        """Make the collection; False when there is one."""
+        if not self._database.create(self._name, {**record, LEASE_KEY: 1}):
+            return False
+        self.read()
+        return True
+
+    def read(self) -> Mapping[str, Any] | None:
+        """The record that is there now; raise StoreError when the name is somebody else's."""
+        self._found = self._database.find(self._name)
+        if self._found is None:
+            return None
+        record = self._found.metadata or {}
+        if LEASE_KEY not in record:
+            raise StoreError(
+                f"The right to write is kept under the name {self._name!r}, which a collection has that Sightline didn't make."
+                " Rename that one, or index into another name."
+            )
+        return dict(record)
+
+    def replace(self, record: Mapping[str, Any]) -> None:
+        """Write into the collection that was seen last, whatever its name is now."""
+        found = self._found
+        self._database.call("lease", lambda: found.modify(metadata={**record, LEASE_KEY: 1}))
+
+    def remove(self) -> None:
+        """Remove the collection that was seen last: it is renamed first, because Chroma removes by name only."""
+        found, away = self._found, f"sightline-{uuid.uuid4().hex}{_WRITER}"
+        try:
+            self._database.call("lease", lambda: found.modify(name=away))
+        except CollectionNotFound:
+            return  # somebody else removed it, so the name may be theirs by now
+        self._database.delete(away)
+
+
+def _persistent_client(url: str, directory: Path) -> Any:
     try:
         return chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
     except ValueError:
@@ -257,3 +898,42 @@ def _connect(url: str, directory: Path) -> Any:
             return chromadb.PersistentClient(str(directory))
         except ValueError as error:
             raise StoreError(f"Chroma can't open {url}: {error}. Close the other Chroma client of this process first.") from error
+
+
+def _is_ours(collection: Any) -> bool:
+    return CONTRACT_KEY in (collection.metadata or {})
+
+
+def _space(collection: Any) -> str:
+    configuration = collection.configuration_json
+    return str((configuration.get("hnsw") or configuration.get("spann") or {}).get("space", "l2"))
+
+
+def _replacing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The new metadata with None for every key that the old one has beyond it: Chroma merges, and None removes."""
+    return {**dict.fromkeys(old), **new}
+
+
+def _cosine(vector: FloatArray, query: FloatArray) -> float:
+    norms = float(np.linalg.norm(vector)) * float(np.linalg.norm(query))
+    return float(vector @ query) / norms if norms else 0.0
+
+
+def _api_key() -> str:
+    return os.environ.get("CHROMA_API_KEY", "")
+
+
+def _is_from_chroma(text: str) -> bool:
+    try:
+        return "error" in json.loads(text)
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether the same request may go through in a moment."""
+    return isinstance(error, (httpx.TransportError, _Busy))
+
+
+def _asked_wait_s(error: BaseException) -> float | None:
+    return error.retry_after_s if isinstance(error, _Busy) else None

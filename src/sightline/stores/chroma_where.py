@@ -1,13 +1,14 @@
 """Metadata filters in Chroma's words. Its ways, measured on 1.5.9:
 
-`$in` takes values of one type and finds scalars only, 3 and 3.0 alike, but cuts 3.5 down to 3 before it looks at integers, so
-that fractions are looked for as bounds; `$contains` finds items of a list and tells 3 from 3.0; an expression takes one
-operator; `$or` and `$and` take two conditions or more. A long flat `$or` is too deep for SQLite beyond about 1,000 and ends the
-process at 10,000, so it is written as a tree.
+`$in` takes values of one type and finds scalars only, 3 and 3.0 alike; `$contains` finds items of a list and tells 3 from 3.0.
+Where an integer is stored, 3.5 is cut to 3 and -3.5 to -3 before they are compared, so that a fraction takes a second clause.
+An expression takes one operator; `$or` and `$and` take two conditions or more. A long flat `$or` is too deep for SQLite beyond
+about 1,000 and ends the process at 10,000, so it is written as a tree.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ def _clauses(condition: Condition) -> list[dict[str, Any]]:
     if isinstance(condition, Within):
         if key == SOURCE_KEY:
             raise Nothing  # a source is a text
-        return [{key: {f"${name}": bound}} for name, bound in condition.bounds().items()]
+        return [_bound(key, name, bound) for name, bound in condition.bounds().items()]
     return [_any_of(condition)]
 
 
@@ -71,9 +72,22 @@ def _any_of(condition: AnyOf) -> dict[str, Any]:
     whole = [(kind, value) for kind, value in values if not _is_fraction(value)]
     kinds = list(dict.fromkeys(kind for kind, _ in whole))
     scalars = [{key: {"$in": [value for one, value in whole if one is kind]}} for kind in kinds]
-    fractions = [both([{key: {"$gte": value}}, {key: {"$lte": value}}]) for _, value in values if _is_fraction(value)]
+    fractions = [both([_bound(key, "gte", value), _bound(key, "lte", value)]) for _, value in values if _is_fraction(value)]
     items = [{key: {"$contains": twin}} for _, value in values for twin in _twins(value)]
     return _either([*scalars, *fractions, *items])
+
+
+def _bound(key: str, name: str, bound: Any) -> dict[str, Any]:
+    clause = {key: {f"${name}": bound}}
+    if not _is_fraction(bound):
+        return clause
+    cut = max(-(2**63), min(2**63 - 1, math.trunc(bound)))  # what Chroma compares integers with
+    is_within = cut > bound if name in ("gt", "gte") else cut < bound
+    if is_within and name in ("gt", "lt"):
+        return {"$or": [clause, {key: cut}]}
+    if not is_within and name in ("gte", "lte"):
+        return {"$and": [clause, {key: {"$ne": cut}}]}
+    return clause
 
 
 def _is_fraction(value: Value) -> bool:

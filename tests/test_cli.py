@@ -1,4 +1,4 @@
-"""Facts about the library's three calls and the command line: what they find, what they say, and how they exit."""
+"""Facts about the command line: what it says, and how it exits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ import pytest
 import sightline
 from sightline import api
 from sightline.cli import main
-from sightline.cli.progress import duration, rates
+from sightline.cli.options import parse_filters
+from sightline.cli.progress import documents, duration, rates
 from sightline.cli.search import plain
 from sightline.doctor import _hub, examine
-from sightline.embedding.engine import EmbeddingEngine
-from sightline.errors import CollectionNotFound, ContractMismatch, StoreError, UsageError
 from sightline.stores import open_store
-from sightline.testing import HashEmbedder
-from sightline.types import IndexProgress, IndexSummary, Role
+from sightline.types import IndexProgress, IndexSummary
 
 
 @dataclass(frozen=True)
@@ -72,129 +70,6 @@ def collection(folder: Path, tiny: str, tmp_path_factory: pytest.TempPathFactory
     url = f"edge:{tmp_path_factory.mktemp('collection') / 'db'}"
     api.index([folder], into=url, model=tiny, device="cpu")
     return url
-
-
-@pytest.fixture
-def memory(folder: Path, request: pytest.FixtureRequest) -> str:
-    """A collection in memory, made with the hash embedder at 32 dimensions, whose queries have an instruction of their own."""
-    url = f"memory:{request.node.name}"
-    api.index([folder], into=url, model=HashEmbedder(query_instruction="find the recipe: "), dimensions=32)
-    return url
-
-
-# --- the library
-
-
-def test_a_collection_is_searched_by_meaning(folder: Path, minilm: EmbeddingEngine) -> None:
-    """Words that a document doesn't have find it."""
-    sightline.index([folder], into="memory:meaning", model=minilm)
-    with sightline.open_collection("memory:meaning", model=minilm) as opened:
-        assert opened.search("my car is broken", k=1)[0].source == "kb/engine.md"
-        assert opened.search("a dessert with fruit", k=1)[0].source == "kb/cake.md"
-        assert opened.count() == 3
-
-
-def test_a_closed_collection_lets_others_in(collection: str) -> None:
-    """Edge takes one at a time; closing gives it back."""
-    for _ in range(2):
-        with sightline.open_collection(collection) as opened:
-            opened.count()
-
-
-def test_the_collection_gives_dimensions_and_prompt(memory: str) -> None:
-    """A searcher that says nothing looks as the collection says, whatever its embedder's own default is."""
-    with api.open_collection(memory, model=HashEmbedder()) as opened:
-        [hit] = opened.search("apples", k=1)
-        stored = open_store(memory).vectors([hit.id])[hit.id]
-    asked = HashEmbedder().embed_queries(["find the recipe: apples"], instruction="", dimensions=32)[0]
-    assert opened.contract.reading.query_prompt == "find the recipe: "
-    assert hit.score == pytest.approx(float(stored @ asked), abs=1e-5)
-
-
-def test_an_instruction_overrides_the_collections(memory: str) -> None:
-    """A caller may look with another one."""
-    with api.open_collection(memory, model=HashEmbedder()) as opened:
-        assert opened.search("apples", k=1, instruction="")[0].score != opened.search("apples", k=1)[0].score
-
-
-def test_a_callers_embedder_stays_open(memory: str) -> None:
-    """Who makes it closes it."""
-    embedder = HashEmbedder()
-    api.open_collection(memory, model=embedder).close()
-    assert embedder.embed_queries(["still there"]).shape == (1, 64)
-
-
-def test_a_writer_with_other_dimensions_is_refused(memory: str, folder: Path) -> None:
-    """An embedder that was made for another length doesn't write, and embeds nothing to find that out."""
-    embedder = HashEmbedder(dimensions=16)
-    with pytest.raises(ContractMismatch, match="the collection has 32, this embedder 16"):
-        api.index([folder], into=memory, model=embedder)
-    assert embedder.stats().texts == 0
-
-
-def test_a_rerun_takes_everything_from_the_collection(collection: str, folder: Path) -> None:
-    """Without model and dimensions it is the same run."""
-    assert api.index([folder], into=collection).documents_unchanged == 3
-
-
-def test_other_chunk_settings_are_told(memory: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Cutting again is allowed and said."""
-    with caplog.at_level(logging.WARNING):
-        summary = api.index([folder], into=memory, model=HashEmbedder(), dimensions=32, chunk_tokens=16)
-    assert summary.documents_unchanged == 0
-    assert "is now cut with" in caplog.text
-
-
-def test_chunk_settings_are_those_of_the_collection(folder: Path) -> None:
-    """A collection that was cut short is cut short again."""
-    url = "memory:short"
-    for _ in range(2):
-        summary = api.index([folder], into=url, model=HashEmbedder(), **({} if _ else {"chunk_tokens": 16}))
-    assert summary.documents_unchanged == 3
-
-
-def test_device_is_for_models_given_by_name(folder: Path) -> None:
-    """An option that would be dropped in silence is refused."""
-    with pytest.raises(UsageError, match="device and dtype"):
-        api.index([folder], into="memory:", model=HashEmbedder(), device="cpu")
-
-
-def test_one_path_alone_is_refused(folder: Path) -> None:
-    """A string would be taken for a list of letters."""
-    with pytest.raises(UsageError, match="paths is a list"):
-        api.index(str(folder), into="memory:", model=HashEmbedder())
-
-
-def test_a_collection_of_somebody_else_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing says how its vectors were made."""
-
-    class Foreign:
-        url = "memory:foreign"
-
-        def read_contract(self) -> None:
-            return None
-
-        def exists(self) -> bool:
-            return True
-
-        def close(self) -> None:
-            self.closed = True
-
-    monkeypatch.setattr(api, "open_store", lambda url: Foreign())
-    with pytest.raises(StoreError, match="Sightline didn't make it"):
-        api.index([folder], into="memory:foreign", model=HashEmbedder())
-
-
-def test_embed_tells_the_roles_apart() -> None:
-    """A query goes behind its instruction."""
-    query, document = (api.embed(["text"], role=role, model=HashEmbedder()) for role in Role)
-    assert not np.allclose(query, document)
-
-
-def test_opening_what_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
-    """The next command is in the message."""
-    with pytest.raises(CollectionNotFound, match="sightline index PATH --into edge:"):
-        api.open_collection(f"edge:{tmp_path / 'nothing'}")
 
 
 # --- the command line
@@ -271,6 +146,16 @@ def test_control_characters_dont_reach_the_terminal() -> None:
         (["search", "x", "--in", "edge:{tmp}/db"], 2, "There is no collection"),
         (["search", "x", "--in", "{collection}", "--instruction", "nobody"], 2, "Unknown instruction 'nobody'"),
         (["search", "x", "--in", "{collection}", "-k", "0"], 2, "at least 1"),
+        (["search", "x", "--in", "{collection}", "--filter", "lang"], 2, "KEY=VALUE"),
+        (["search", "x", "--in", "{collection}", "--filter", "year>old"], 2, "which is no number"),
+        (["search", "x", "--in", "{collection}", "--filter", "a=1", "--filter", "a>1"], 2, "values and bounds at once"),
+        (["index", "--into", "edge:{tmp}/db"], 2, "No path was given"),
+        (["index", "--root", "kb", "--into", "edge:{tmp}/db"], 2, "NAME=PATH"),
+        (["index", "--root", "a={kb}", "--root", "a={tmp}", "--into", "edge:{tmp}/db"], 2, "given twice"),
+        (["index", "{kb}", "--into", "edge:{tmp}/db", "--model", "{tiny}", "--overlap", "999"], 2, "overlap"),
+        (["remove", "kb/cook.md", "--from", "{collection}"], 2, "Did you mean: kb/cake.md"),
+        (["inspect", "edge:{tmp}/db"], 2, "There is no collection"),
+        (["adopt", "{collection}", "--model", "{tiny}"], 4, "has a contract already"),
         (["embed", "{tmp}/nothing", "--role", "query"], 2, "does not exist"),
         (["embed", "{kb}/tide.txt", "--role", "query", "--out", "x.csv"], 2, ".npy"),
         (["embed", "{kb}/tide.txt"], 2, "--role"),
@@ -304,17 +189,19 @@ def test_another_model_is_refused_before_any_document(
     """Exit code 3, and the collection is as it was."""
     result = command("index", folder, "--into", collection, "--model", make_model("bert-cls"))
     assert result.code == 3
-    assert "The collection was made by an embedder that sees differently" in result.err
+    assert "was made by an embedder that sees differently" in result.err
 
 
-def test_a_held_store_is_exit_code_4(command: Callable[..., Result], collection: str) -> None:
-    """Edge takes one process at a time."""
+def test_a_held_store_is_exit_code_4(command: Callable[..., Result], folder: Path, collection: str) -> None:
+    """One writer at a time, and the message names the other one."""
     store = open_store(collection)
-    store.count()
+    store.acquire()
     try:
-        assert command("search", "x", "--in", collection).code == 4
+        result = command("index", folder, "--into", collection)
     finally:
         store.close()
+    assert result.code == 4
+    assert "is held by" in result.err
 
 
 def test_a_file_that_cannot_be_read_is_exit_code_1(command: Callable[..., Result], tiny: str, tmp_path: Path) -> None:
@@ -348,10 +235,83 @@ def test_warnings_of_the_library_are_shown(
 
     def warning(*_: Any, **__: Any) -> IndexSummary:
         logging.getLogger("sightline.api").warning("mind the %s", "gap")
-        return IndexSummary(0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+        return IndexSummary(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
 
     monkeypatch.setattr(api, "index", warning)
     assert "Warning: mind the gap" in command("index", folder, "--into", "memory:").err
+
+
+def test_search_filters_by_metadata(command: Callable[..., Result], collection: str) -> None:
+    """Only what has the metadata is found, and nothing is said to be nothing."""
+    hits = json.loads(command("search", "x", "--in", collection, "--filter", "source=kb/tide.txt", "--json").out)
+    assert [hit["source"] for hit in hits] == ["kb/tide.txt"]
+    assert json.loads(command("search", "x", "--in", collection, "--filter", "tokens>100000", "--json").out) == []
+    assert "has this metadata" in command("search", "x", "--in", collection, "--filter", "lang=de").err
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        (["lang=de"], {"lang": ["de"]}),
+        (["lang=de", "lang=fr"], {"lang": ["de", "fr"]}),
+        (["version=3"], {"version": [3, "3"]}),
+        (['version="3"'], {"version": ["3"]}),
+        (["draft=true"], {"draft": [True, "true"]}),
+        (['tags=["a", 2]'], {"tags": ["a", 2]}),
+        (["year>=2020", "year<2024"], {"year": {"gte": 2020, "lt": 2024}}),
+        (["formula=a=b>c"], {"formula": ["a=b>c"]}),
+        (["empty="], {"empty": [""]}),
+    ],
+)
+def test_filters_are_read_as_a_person_means_them(given: list[str], wanted: dict[str, Any]) -> None:
+    """A bare number or bool may be a text too; quotes make it one."""
+    assert parse_filters(given) == wanted
+
+
+def test_inspect_shows_what_a_collection_is(command: Callable[..., Result], collection: str, tiny: str) -> None:
+    """Contract, counts, sizes, norms and the last run, for people and for programs."""
+    shown = command("inspect", collection)
+    assert shown.code == 0
+    for words in (tiny, "64 of 64 dimensions", "documents        3", "root           kb: 3", "1.0000 to 1.0000", "last run"):
+        assert words in shown.out, shown.out
+    found = json.loads(command("inspect", collection, "--json").out)
+    assert (found["points"], found["documents"], found["roots"]) == (3, 3, {"kb": 3})
+    assert found["contract"]["reading"]["model"] == tiny
+    assert "probes" not in found["contract"]
+    assert found["disk_bytes"] > 0
+
+
+def test_remove_deletes_documents(command: Callable[..., Result], folder: Path, tiny: str, tmp_path: Path) -> None:
+    """What went is on stdout, one source a line."""
+    url = f"edge:{tmp_path / 'db'}"
+    api.index([folder], into=url, model=tiny)
+    result = command("remove", "kb/cake.md", "--from", url)
+    assert (result.code, result.out) == (0, "kb/cake.md\n")
+    assert api.inspect(url).documents == 2
+
+
+def test_a_refused_pruning_is_exit_code_2(command: Callable[..., Result], tiny: str, tmp_path: Path) -> None:
+    """Nobody is at a terminal to be asked, so the message says what to type."""
+    root = tmp_path / "kb"
+    root.mkdir()
+    for name in ("a", "b", "c"):
+        (root / f"{name}.txt").write_text(f"text {name}", encoding="utf-8")
+    url = f"edge:{tmp_path / 'db'}"
+    assert command("index", root, "--into", url, "--model", tiny).code == 0
+    (root / "a.txt").unlink()
+    (root / "b.txt").unlink()
+    refused = command("index", root, "--into", url, "--prune")
+    assert refused.code == 2
+    assert "--force" in refused.err
+    assert command("index", root, "--into", url, "--prune", "--force").code == 0
+    assert api.inspect(url).documents == 1
+
+
+def test_roots_can_be_named(command: Callable[..., Result], folder: Path, tiny: str, tmp_path: Path) -> None:
+    """The same files under the same root name are the same documents, wherever they lie."""
+    url = f"edge:{tmp_path / 'db'}"
+    assert command("index", "--root", f"handbook={folder}", "--into", url, "--model", tiny).code == 0
+    assert api.inspect(url).roots == {"handbook": 3}
 
 
 def test_embed_writes_json_lines(command: Callable[..., Result], tiny: str, tmp_path: Path) -> None:
@@ -385,7 +345,7 @@ def test_version(command: Callable[..., Result]) -> None:
     assert command("--version").out == f"sightline, version {sightline.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ["index", "search", "embed", "doctor"])
+@pytest.mark.parametrize("name", ["index", "search", "inspect", "remove", "adopt", "embed", "doctor"])
 def test_help_teaches_by_example(command: Callable[..., Result], name: str) -> None:
     """Every command shows how it is typed."""
     assert f"  sightline {name} " in command(name, "--help").out.split("Examples:")[1]
@@ -397,8 +357,8 @@ def test_help_teaches_by_example(command: Callable[..., Result], name: str) -> N
 def event(**more: Any) -> IndexProgress:
     """An event after ten seconds."""
     return IndexProgress(**{
-        "stage": "indexing", "files_done": 25, "files_total": 100, "chunks_embedded": 200, "chunks_written": 100,
-        "tokens_embedded": 40_000, "seconds": 10.0, **more,
+        "stage": "indexing", "documents_done": 25, "documents_total": 100, "bytes_done": 2_500, "bytes_total": 10_000,
+        "chunks_embedded": 200, "chunks_written": 100, "tokens_embedded": 40_000, "seconds": 10.0, **more,
     })  # fmt: skip
 
 
@@ -409,7 +369,13 @@ def test_rates_say_how_fast_and_how_long() -> None:
 
 def test_rates_of_the_first_event_guess_nothing() -> None:
     """Before anything is done there is no rate."""
-    assert rates(event(files_done=0, chunks_embedded=0, tokens_embedded=0, seconds=0.0)) == "0 chunks"
+    assert rates(event(bytes_done=0, chunks_embedded=0, tokens_embedded=0, seconds=0.0)) == "0 chunks"
+
+
+def test_an_iterator_has_no_end_in_sight() -> None:
+    """Where the total can't be known, nothing is said of it."""
+    unknown = event(documents_total=None, bytes_total=None)
+    assert (documents(unknown), rates(unknown)) == ("25 documents", "200 chunks, 20.0 chunks/s, 4,000 tokens/s")
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0 s"), (59.4, "59 s"), (205, "3:25 min"), (7500, "2:05 h")])

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sightline.contract import FORMAT_VERSION, PROBE_COSINE, PROBE_TEXTS, Contract, make_contract, probe, verify
+from sightline.contract import FORMAT_VERSION, PROBE_COSINE, PROBE_TEXTS, ChunkPart, Contract, Mark, make_contract, probe, verify
 from sightline.errors import ContractMismatch
 from sightline.protocols import Texts
 from sightline.testing import HashEmbedder
 from sightline.types import EmbedderIdentity
+
+URL = "edge:./kb"
 
 
 class Disguised(HashEmbedder):
@@ -40,7 +42,7 @@ class Noisy(Disguised):
 @pytest.fixture
 def contract() -> Contract:
     """The contract of a collection made by the hash embedder at 32 dimensions."""
-    return make_contract(HashEmbedder(), "sections/1:64", chunk_tokens=64, dimensions=32)
+    return make_contract(HashEmbedder(), ChunkPart("sections/1:64", 64), dimensions=32)
 
 
 def through_json(contract: Contract) -> Contract:
@@ -63,7 +65,7 @@ def test_its_probes_survive_json_nearly(contract: Contract) -> None:
 
 def test_it_is_small(contract: Contract) -> None:
     """Even with 1024 dimensions it fits into the metadata of every store."""
-    large = make_contract(HashEmbedder(native_dimensions=1024), "sections/1:64")
+    large = make_contract(HashEmbedder(native_dimensions=1024), ChunkPart("sections/1:64"))
     assert len(json.dumps(large.to_json())) < 60_000
 
 
@@ -94,27 +96,27 @@ def test_the_probes_are_eight_texts_in_both_roles() -> None:
 def test_the_same_embedder_is_accepted_without_embedding(contract: Contract) -> None:
     """Equal fingerprints are enough."""
     embedder = HashEmbedder()
-    verify(contract, embedder)
+    verify(contract, embedder, URL)
     assert embedder.stats().texts == 0
 
 
 def test_an_unknown_identity_is_told_by_the_probes(contract: Contract) -> None:
     """An embedder that can't say who it is passes when it sees alike."""
     embedder = Disguised(None)
-    verify(contract, embedder)
+    verify(contract, embedder, URL)
     assert embedder.stats().texts == 2 * len(PROBE_TEXTS)
 
 
 def test_another_fingerprint_that_sees_alike_is_accepted(contract: Contract) -> None:
     """A copy in other files is the same embedder."""
-    verify(contract, Disguised("0" * 64))
+    verify(contract, Disguised("0" * 64), URL)
 
 
 def test_a_slightly_turned_copy_is_accepted(contract: Contract) -> None:
     """What quantisation does to vectors is within the tolerance."""
     embedder = Noisy(None)
     embedder.noise = 0.01
-    verify(contract, embedder)
+    verify(contract, embedder, URL)
 
 
 def test_a_much_turned_copy_is_refused(contract: Contract) -> None:
@@ -122,7 +124,7 @@ def test_a_much_turned_copy_is_refused(contract: Contract) -> None:
     embedder = Noisy(None)
     embedder.noise = 0.1
     with pytest.raises(ContractMismatch, match=rf"to 0\.\d+ as documents and 1\.000 as queries; at least {PROBE_COSINE}"):
-        verify(contract, embedder)
+        verify(contract, embedder, URL)
 
 
 def test_another_model_is_refused_with_both_names(contract: Contract) -> None:
@@ -130,18 +132,19 @@ def test_another_model_is_refused_with_both_names(contract: Contract) -> None:
     embedder = Noisy(None, native_dimensions=128, name="other")
     embedder.noise = 1.0
     with pytest.raises(ContractMismatch) as caught:
-        verify(contract, embedder)
+        verify(contract, embedder, URL)
     message = str(caught.value)
     assert "model: the collection has 'sightline-hash', this embedder 'other'" in message
     assert "native_dimensions: the collection has 64, this embedder 128" in message
-    assert "sightline index PATH --into OTHER_URL" in message
+    assert "it was made with 'sightline-hash'" in message
+    assert "sightline index PATH --into edge:./kb --model other --rebuild" in message
 
 
 def test_other_dimensions_are_refused_without_embedding(contract: Contract) -> None:
     """A caller who insists on another length is told at once."""
     embedder = HashEmbedder()
     with pytest.raises(ContractMismatch, match="dimensions: the collection has 32, this embedder 16"):
-        verify(contract, embedder, dimensions=16)
+        verify(contract, embedder, URL, dimensions=16)
     assert embedder.stats().texts == 0
 
 
@@ -149,7 +152,7 @@ def test_too_short_a_model_is_refused_without_embedding(contract: Contract) -> N
     """A model that can't give vectors of the collection's length is another one."""
     embedder = HashEmbedder(native_dimensions=16)
     with pytest.raises(ContractMismatch, match="native_dimensions: the collection has 64, this embedder 16"):
-        verify(contract, embedder)
+        verify(contract, embedder, URL)
     assert embedder.stats().texts == 0
 
 
@@ -157,13 +160,13 @@ def test_another_document_prompt_is_refused_without_embedding(contract: Contract
     """Documents behind a prompt are seen differently."""
     embedder = HashEmbedder(document_instruction="passage of a book: ")
     with pytest.raises(ContractMismatch, match="document_prompt: the collection has '', this embedder 'passage of a book: '"):
-        verify(contract, embedder)
+        verify(contract, embedder, URL)
     assert embedder.stats().texts == 0
 
 
 def test_another_query_instruction_is_never_refused(contract: Contract) -> None:
     """What a searcher looks with is a default of reading: the probes use the collection's."""
-    verify(contract, Disguised(None, query_instruction="find the recipe for this: "))
+    verify(contract, Disguised(None, query_instruction="find the recipe for this: "), URL)
 
 
 def test_a_nan_is_refused(contract: Contract) -> None:
@@ -171,4 +174,11 @@ def test_a_nan_is_refused(contract: Contract) -> None:
     embedder = Noisy(None)
     embedder.noise = np.nan
     with pytest.raises(ContractMismatch):
-        verify(contract, embedder)
+        verify(contract, embedder, URL)
+
+
+def test_a_mark_survives_json() -> None:
+    """Unfinished scopes and the last run come back; a collection without a mark has none."""
+    mark = Mark(frozenset({"kb", "docs/a.md"}), {"documents": 3})
+    assert Mark.from_json(json.loads(json.dumps(mark.to_json()))) == mark
+    assert Mark.from_json({}) == Mark()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from servers import ChromaServer
 
+from servers import ChromaServer
 from sightline.contract import Mark
 from sightline.stores import open_store
 from sightline.types import FloatArray, Point

@@ -1,255 +1,311 @@
-"""paths -> files -> documents: what is found, what each file is called, and how its bytes become text.
+"""paths -> roots -> files: what is found, and what each file is called.
 
-A source is `root-name/relative/posix/path`; the root's name is the folder's own, and a file named by itself is called as if its
-folder had been named. Left out by convention: names that begin with a dot, and files of another suffix than `READABLE_SUFFIXES`
-inside a folder. Links are followed; a folder that several links lead to is read once. Everything else that can't be read comes
+A source is `root-name/relative/posix/path`. A root's name is the folder's own unless the caller gives one; a file named by itself
+is called as if its folder had been named, and is always read. Left out by convention: names that begin with a dot, and files of
+another suffix than `READABLE_SUFFIXES` inside a folder. Left out by choice, and counted: what ignore files and globs say. Links
+are followed, also out of the root; a folder that several links lead to is read once. Everything else that can't be read comes
 back as a `SkippedFile` with its reason.
 """
 
 from __future__ import annotations
 
-import codecs
-import hashlib
 import os
-import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from sightline.errors import MissingExtra, UsageError
-from sightline.types import Document, SkippedFile
+from sightline.errors import UsageError
+from sightline.indexing.ignoring import IGNORE_FILES, Rules, ignore_lines
+from sightline.types import SkippedFile
 
-MAX_FILE_BYTES = 64 * 2**20
+READABLE_SUFFIXES = (".md", ".markdown", ".txt", ".rst", ".html", ".htm", ".jsonl", ".ndjson")
 _LOOK_AGAIN = "check that it still exists and may be read, then run again"
-# UTF-32 first: its little-endian mark begins with that of UTF-16.
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_XML_DECLARATION = re.compile(r"\s*<\?xml[^>]*>")
-_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")
+_NO_FILE = "not a regular file (a pipe, socket or device)"
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """What the caller named: a folder, or a file by itself. `name` is what its sources begin with."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which files below a folder count.
+
+    Args:
+        include: Globs as in .gitignore, relative to the root, of which a file must meet one; none takes all readable kinds.
+        exclude: Globs of what is left out, whatever else is said.
+        ignore_files: Obey .gitignore and .sightlineignore, at the root and below it.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    ignore_files: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file that is to be read, and the source that it is called by."""
+    """A file that is to be read, the source that it is called by, and its size in bytes."""
 
     path: Path
     source: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """How the files of one kind become text; another number in `name` makes collections read them anew."""
+class Discovered:
+    """What lies below the roots.
 
-    name: str
-    format: str
-    read: Callable[[str], tuple[str, dict[str, Any]]]
+    Args:
+        files: In the order of their sources.
+        skipped: Files and folders that can't be read; what was indexed below such a source is not gone.
+        ignored: How many files, and folders with all that is in them, the selection left out.
+        scopes: Sources that were looked through: a root's name, or the source of a file named by itself.
+    """
+
+    files: tuple[FoundFile, ...]
+    skipped: tuple[SkippedFile, ...]
+    ignored: int
+    scopes: tuple[str, ...]
 
 
-def discover(paths: Sequence[str | Path]) -> list[FoundFile | SkippedFile]:
-    """Files below the given folders, and the given files themselves, in the order of their sources.
+_EVERYTHING = Selection()
+
+
+def roots_of(paths: Sequence[str | Path], named: Mapping[str, str | Path] | None = None) -> list[Root]:
+    """Roots of paths, by the names of their folders, and of paths that the caller gave a name.
+
+    Raises:
+        UsageError: A name that can't begin a source.
+    """
+    if isinstance(paths, (str, Path)):
+        raise UsageError(f"paths is a list of files and folders; got {paths!r}. Write [{str(paths)!r}].")
+    given = [Root(_checked_name(name), _absolute(path)) for name, path in (named or {}).items()]
+    return [_named_by_itself(path) for path in paths] + given
+
+
+def discover(roots: Sequence[Root], selection: Selection = _EVERYTHING, *, empty_ok: bool = False) -> Discovered:
+    """Files below the given folders, and the given files themselves.
+
+    Args:
+        roots: From `roots_of`.
+        selection: Which files below a folder count.
+        empty_ok: A folder without a readable file is no error, for who removes what vanished.
 
     Raises:
         UsageError: A path doesn't exist, holds no readable file, or two files would be called by the same source.
     """
-    if not paths:
+    if not roots:
         raise UsageError("No path was given; name at least one folder or file.")
-    found: dict[str, FoundFile | SkippedFile] = {}
-    for path in paths:
-        below = list(_below(Path(os.path.abspath(path)), path))
-        if not below:
-            raise UsageError(f"{str(path)!r} holds no file that can be read. Read are: {' '.join(READABLE_SUFFIXES)}.")
-        for one in below:
-            _refuse_namesake(found.get(one.source), one)
-            found[one.source] = one
-    return [found[source] for source in sorted(found)]
+    listing = _Listing()
+    rules = Rules.of_globs(selection.include, selection.exclude)
+    for root in roots:
+        _look_through(root, listing, rules, obey=selection.ignore_files, empty_ok=empty_ok)
+    return listing.discovered()
 
 
-def read_document(found: FoundFile) -> Document | SkippedFile:
-    """The document in a file, or why there is none.
-
-    Raises:
-        MissingExtra: The file needs a parser that isn't installed.
-    """
-    reader = _READERS[found.path.suffix.lower()]
-    try:
-        data = _read_bytes(found.path)
-        text, metadata = reader.read(_decode(data, found.path.name))
-    except _Unreadable as error:
-        return SkippedFile(found.source, str(error))
-    except OSError as error:
-        return SkippedFile(found.source, f"can't be read: {error.strerror}; {_LOOK_AGAIN}")
-    except RecursionError:
-        return SkippedFile(found.source, "nested too deeply to be parsed")
-    if not text.strip():
-        return SkippedFile(found.source, "empty")
-    return Document(found.source, text, reader.format, reader.name, hashlib.sha256(data).hexdigest(), metadata)
+def is_within(source: str, scope: str) -> bool:
+    """Whether a source is a scope or lies below it, by the parts of its path."""
+    return source == scope or source.startswith(scope + "/")
 
 
-class _Unreadable(Exception):
-    """Why a file is no document."""
+@dataclass(slots=True)
+class _Listing:
+    """What was found so far, by its source."""
+
+    files: dict[str, FoundFile] = field(default_factory=dict)
+    skipped: dict[str, SkippedFile] = field(default_factory=dict)
+    ignored: int = 0
+    scopes: dict[str, None] = field(default_factory=dict)
+    met: int = 0
+
+    def add(self, path: str, source: str, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            self.skip(source, _NO_FILE)
+            return
+        self.met += 1
+        known = self.files.get(source)
+        if known is not None:
+            _refuse_namesake(known, path)
+        self.files[source] = FoundFile(Path(path), source, status.st_size)
+
+    def skip(self, source: str, reason: str) -> None:
+        self.met += 1
+        self.skipped[source] = SkippedFile(source, reason)
+
+    def discovered(self) -> Discovered:
+        files = tuple(self.files[source] for source in sorted(self.files))
+        return Discovered(files, tuple(self.skipped[source] for source in sorted(self.skipped)), self.ignored, tuple(self.scopes))
 
 
-def _below(root: Path, given: str | Path) -> Iterator[FoundFile | SkippedFile]:
-    """What lies at a path that the caller named."""
-    try:
-        mode = root.stat().st_mode
-    except FileNotFoundError as error:
-        raise UsageError(f"{str(given)!r} doesn't exist. Check the spelling, or whether it is mounted.") from error
-    except OSError as error:
-        raise UsageError(f"{str(given)!r} can't be read: {error.strerror}. Name a folder or file that may be read.") from error
-    if stat.S_ISDIR(mode):
-        yield from _walk(root)
-    elif _is_readable_kind(root.name):
-        yield _candidate(root, f"{_readable(root.parent.name)}/{_readable(root.name)}")
-    else:
-        reason = f"no reader for {root.suffix or root.name!r}; read are: {' '.join(READABLE_SUFFIXES)}"
-        yield SkippedFile(f"{_readable(root.parent.name)}/{_readable(root.name)}", reason)
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A folder to be looked at; `relative` is empty for the root and else ends in a slash."""
+
+    path: str
+    relative: str
+    rules: Rules
 
 
 @dataclass(slots=True)
 class _Walk:
     """Folders still to be looked at. Links come last, so that a folder is read under its own name rather than a link's."""
 
-    folders: list[tuple[Path, str]]
-    links: list[tuple[Path, str]] = field(default_factory=list)
+    name: str
+    obey: bool
+    folders: list[_Folder]
+    links: list[_Folder] = field(default_factory=list)
     seen: set[tuple[int, int]] = field(default_factory=set)
 
-    def next(self) -> tuple[Path, str]:
-        """The next folder and its source."""
+    def next(self) -> _Folder:
+        """The next folder."""
         return self.folders.pop() if self.folders else self.links.pop(0)
 
+    def source(self, relative: str) -> str:
+        """What a file or folder is called."""
+        return f"{self.name}/{_readable(relative)}".rstrip("/")
 
-def _walk(root: Path) -> Iterator[FoundFile | SkippedFile]:
-    walk = _Walk([(root, _readable(root.name))])
+
+def _look_through(root: Root, listing: _Listing, rules: Rules, *, obey: bool, empty_ok: bool) -> None:
+    """List what lies at a path that the caller named."""
+    try:
+        status = root.path.stat()
+    except FileNotFoundError as error:
+        raise UsageError(f"{str(root.path)!r} doesn't exist. Check the spelling, or whether it is mounted.") from error
+    except OSError as error:
+        what = f"{str(root.path)!r} can't be read: {error.strerror}"
+        raise UsageError(f"{what}. Name a folder or file that may be read.") from error
+    if not stat.S_ISDIR(status.st_mode):
+        _list_file(root, listing, status)
+        return
+    met, ignored = listing.met, listing.ignored
+    listing.scopes[root.name] = None
+    _walk(_Walk(root.name, obey, [_Folder(str(root.path), "", rules)]), listing)
+    if listing.met == met and not empty_ok:
+        raise UsageError(_nothing_in(root, listing.ignored - ignored))
+
+
+def _nothing_in(root: Root, ignored: int) -> str:
+    if ignored:
+        return (
+            f"{str(root.path)!r} holds no file that can be read: {ignored:,} files and folders in it are left out by ignore "
+            "files or globs. Change those, or name the files themselves."
+        )
+    return f"{str(root.path)!r} holds no file that can be read. Read are: {' '.join(READABLE_SUFFIXES)}."
+
+
+def _list_file(root: Root, listing: _Listing, status: os.stat_result) -> None:
+    source = f"{root.name}/{_readable(root.path.name)}"
+    listing.scopes[source] = None
+    if _is_readable_kind(root.path.name):
+        listing.add(str(root.path), source, status)
+    else:
+        kind = root.path.suffix or root.path.name
+        listing.skip(source, f"no reader for {kind!r}; read are: {' '.join(READABLE_SUFFIXES)}")
+
+
+def _walk(walk: _Walk, listing: _Listing) -> None:
     while walk.folders or walk.links:
-        folder, source = walk.next()
+        folder = walk.next()
         try:
-            status = folder.stat()
+            status = os.stat(folder.path)
             if (status.st_dev, status.st_ino) in walk.seen:
                 continue
             walk.seen.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                yield from _list(sorted(entries, key=lambda entry: entry.name), source, walk)
+            with os.scandir(folder.path) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as error:
-            yield SkippedFile(source, f"the folder can't be read: {error.strerror}; {_LOOK_AGAIN}")
+            listing.skip(walk.source(folder.relative), f"the folder can't be read: {error.strerror}; {_LOOK_AGAIN}")
+            continue
+        try:
+            rules = _rules_in(folder, entries, walk) if walk.obey else folder.rules
+        except OSError as error:
+            # Without its rules, what was meant to stay out would be let in.
+            listing.skip(walk.source(folder.relative), f"its ignore file can't be read: {error.strerror}; {_LOOK_AGAIN}")
+            continue
+        _list(entries, folder, rules, walk, listing)
 
 
-def _list(entries: list[os.DirEntry[str]], above: str, walk: _Walk) -> Iterator[FoundFile | SkippedFile]:
+def _rules_in(folder: _Folder, entries: Iterable[os.DirEntry[str]], walk: _Walk) -> Rules:
+    own = {entry.name: entry.path for entry in entries if entry.name in IGNORE_FILES and entry.is_file()}
+    if not own:
+        return folder.rules
+    lines = [line for name in IGNORE_FILES if name in own for line in ignore_lines(own[name])]
+    return folder.rules.within(len(folder.relative), lines, walk.source(folder.relative))
+
+
+def _list(entries: Iterable[os.DirEntry[str]], folder: _Folder, rules: Rules, walk: _Walk, listing: _Listing) -> None:
     for entry in entries:
-        source = f"{above}/{_readable(entry.name)}"
         if entry.name.startswith("."):
             continue
-        if _is_folder(entry):
-            (walk.links if entry.is_symlink() else walk.folders).append((Path(entry.path), source))
-        elif _is_readable_kind(entry.name):
-            yield _candidate(Path(entry.path), source)
+        relative = folder.relative + entry.name
+        try:
+            if _is_folder(entry):
+                _list_folder(entry, relative, rules, walk, listing)
+            # A link that leads nowhere may have been a folder, whatever its name.
+            elif _is_readable_kind(entry.name) or (entry.is_symlink() and not os.path.exists(entry.path)):
+                if rules.drop_file(relative, entry.name):
+                    listing.ignored += 1
+                else:
+                    listing.add(entry.path, walk.source(relative), entry.stat())
+        except OSError as error:
+            listing.skip(walk.source(relative), f"can't be read: {error.strerror}; {_LOOK_AGAIN}")
+
+
+def _list_folder(entry: os.DirEntry[str], relative: str, rules: Rules, walk: _Walk, listing: _Listing) -> None:
+    below = rules.below(relative, entry.name)
+    if below is None:
+        listing.ignored += 1
+    else:
+        (walk.links if entry.is_symlink() else walk.folders).append(_Folder(entry.path, f"{relative}/", below))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads in a circle is no folder; reading it says why it can't be read
+    except OSError:  # a link that leads in a circle is no folder; its status says why it can't be read
         return False
 
 
 def _is_readable_kind(name: str) -> bool:
-    return Path(name).suffix.lower() in _READERS
-
-
-def _candidate(path: Path, source: str) -> FoundFile | SkippedFile:
-    """The file, unless opening it could block or do harm."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        return SkippedFile(source, f"can't be read: {error.strerror}; {_LOOK_AGAIN}")
-    return FoundFile(path, source) if stat.S_ISREG(mode) else SkippedFile(source, "not a regular file (a pipe, socket or device)")
+    return os.path.splitext(name)[1].lower() in READABLE_SUFFIXES
 
 
 def _readable(name: str) -> str:
     """A file name with the bytes that aren't UTF-8 written out."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _refuse_namesake(known: FoundFile | SkippedFile | None, one: FoundFile | SkippedFile) -> None:
-    if not isinstance(known, FoundFile) or not isinstance(one, FoundFile):
-        return
-    if os.path.realpath(known.path) == os.path.realpath(one.path):
+def _refuse_namesake(known: FoundFile, path: str) -> None:
+    if os.path.realpath(known.path) == os.path.realpath(path):
         return
     raise UsageError(
-        f"Both {str(known.path)!r} and {str(one.path)!r} would be called {one.source!r}. "
-        "Rename one of the two folders, or name a folder that holds both."
+        f"Both {str(known.path)!r} and {path!r} would be called {known.source!r}. Give one of the two folders another name, e.g. "
+        f"--root NAME={os.path.dirname(path)!r}, or name a folder that holds both."
     )
 
 
-def _read_bytes(path: Path) -> bytes:
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise _Unreadable("not a regular file (a pipe, socket or device)")
-    with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise _Unreadable(f"larger than {MAX_FILE_BYTES // 2**20} MiB, which is the most that a file may have; split it")
-    return data
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(path))
 
 
-def _decode(data: bytes, name: str) -> str:
-    """Text of UTF-8 bytes, or of those whose byte order mark says what they are; every line ends in a newline."""
-    mark, encoding = next((known for known in _BYTE_ORDER_MARKS if data.startswith(known[0])), (b"", "utf-8"))
-    try:
-        text = data[len(mark) :].decode(encoding)
-    except UnicodeDecodeError as error:
-        if b"\0" in data and not mark:
-            raise _Unreadable(_binary(data.index(b"\0"))) from error
-        where = f"not {encoding[:6].rstrip('-').upper()} at byte {len(mark) + error.start}"
-        raise _Unreadable(f"{where}; convert it with: iconv -f ISO-8859-1 -t UTF-8 {_readable(name)!r}") from error
-    if "\0" in text:
-        raise _Unreadable(_binary(len(mark) + len(text[: text.index("\0")].encode(encoding))))
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _named_by_itself(path: str | Path) -> Root:
+    """A root with the name of its folder."""
+    absolute = _absolute(path)
+    folder = absolute.parent if os.path.exists(absolute) and not os.path.isdir(absolute) else absolute
+    if not folder.name:
+        raise UsageError(f"{str(folder)!r} has no name that its files could be called by. Give it one: --root NAME={absolute}")
+    return Root(_readable(folder.name), absolute)
 
 
-def _binary(position: int) -> str:
-    return f"binary: a zero byte at {position}; only text can be read"
-
-
-def _as_it_is(text: str) -> tuple[str, dict[str, Any]]:
-    return text, {}
-
-
-def _html(text: str) -> tuple[str, dict[str, Any]]:
-    """Markdown of what a reader of the page sees, and the page's title."""
-    try:
-        from bs4 import BeautifulSoup
-        from bs4.exceptions import ParserRejectedMarkup
-    except ImportError as error:
-        raise MissingExtra("Reading HTML files", package="beautifulsoup4", extra="files") from error
-    try:
-        from markdownify import MarkdownConverter
-    except ImportError as error:
-        raise MissingExtra("Reading HTML files", package="markdownify", extra="files") from error
-    if "<" not in text:
-        return text, {}
-    try:
-        # XHTML is read as HTML like everything else; its declaration would only make the parser warn of that.
-        soup = BeautifulSoup(_XML_DECLARATION.sub("", text, count=1), "html.parser")
-    except ParserRejectedMarkup as error:
-        raise _Unreadable(f"not HTML that can be parsed: {error}") from error
-    title = " ".join(soup.title.get_text().split()) if soup.title else ""
-    for unseen in soup(["head", "script", "style", "nav", "noscript", "template"]):
-        unseen.decompose()
-    converter = MarkdownConverter(heading_style="ATX", escape_asterisks=False, escape_underscores=False)
-    markdown = _BLANK_LINES.sub("\n\n", converter.convert_soup(soup)).strip()
-    return markdown, {"title": title} if title else {}
-
-
-_MARKDOWN = Reader("markdown/1", "markdown", _as_it_is)
-_TEXT = Reader("text/1", "text", _as_it_is)
-_RST = Reader("rst/1", "rst", _as_it_is)
-_HTML = Reader("html/1", "markdown", _html)
-_READERS = {".md": _MARKDOWN, ".markdown": _MARKDOWN, ".txt": _TEXT, ".rst": _RST, ".html": _HTML, ".htm": _HTML}
-READABLE_SUFFIXES = tuple(_READERS)
+def _checked_name(name: str) -> str:
+    if not name.strip() or name in (".", "..") or "/" in name or not name.isprintable():
+        raise UsageError(
+            f"{name!r} can't be the name of a root: it is what sources begin with, e.g. 'handbook', and holds no '/' and no "
+            "control characters. Write --root NAME=PATH."
+        )
+    return name

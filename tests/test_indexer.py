@@ -402,7 +402,7 @@ def test_a_failure_at_any_kind_of_change_is_mended(folder: Path, kind: str) -> N
                     path.write_text(old[path], encoding="utf-8")
                 elif ending == "vanishes":
                     path.unlink()
-            run(store, folder, prune=True)
+            run(store, folder, prune=True, force=True)
             assert store.contents() == undisturbed(folder), (kind, number, ending)
             assert store.unfinished() == frozenset()
             for path, text in old.items():

@@ -20,9 +20,10 @@ from sightline.embedding.engine import EmbeddingEngine
 from sightline.embedding.models import DEFAULT_MODEL, is_local
 from sightline.errors import DeletionRefused, ModelNotFound, UntrustedModel, UsageError
 from sightline.indexing.chunking import ChunkSettings, default_settings
-from sightline.indexing.files import Discovered, JsonlFields, Selection, discover, roots_of
+from sightline.indexing.files import Discovered, Selection, discover, roots_of
 from sightline.indexing.indexer import Corpus, Indexer
 from sightline.indexing.plan import plan_removal
+from sightline.indexing.reading import JsonlFields
 from sightline.indexing.reconcile import is_within
 from sightline.inspection import Inspection
 from sightline.protocols import Embedder, InstructionLike, Store

@@ -22,8 +22,9 @@ from sightline.contract import Mark
 from sightline.errors import DeletionRefused, UsageError
 from sightline.indexing.background import Background
 from sightline.indexing.chunking import ChunkSettings, chunk
-from sightline.indexing.files import Discovered, FoundFile, JsonlFields, read_documents
+from sightline.indexing.files import Discovered, FoundFile
 from sightline.indexing.plan import DocumentPlan, is_unchanged, plan_document, plan_removal
+from sightline.indexing.reading import JsonlFields, read_documents
 from sightline.indexing.reconcile import Stored, is_within
 from sightline.metadata import check_text
 from sightline.protocols import Embedder, Store

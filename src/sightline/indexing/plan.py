@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sightline.metadata import RESERVED_PREFIX, plain_metadata
+from sightline.metadata import RESERVED_PREFIX, check_text, plain_metadata
 from sightline.types import Chunk, Document, Head, Metadata, Point
 
 # Never to change: every id of every collection hangs on it.
@@ -88,8 +88,9 @@ def plan_document(document: Document, chunks: Sequence[Chunk], chunk_settings: s
     """What to write, move and delete, given all points that the collection has for this source; no chunks: it is to go.
 
     Raises:
-        UsageError: metadata that no store could keep.
+        UsageError: text or metadata that no store could keep.
     """
+    check_text(document.text, document.source, "the text")
     if not chunks:
         return plan_removal(document.source, stored)
     known = {point.id: point for point in stored}

@@ -48,7 +48,7 @@ HOME_OF = {
     "huggingface_hub": "embedding/",
     "qdrant_edge": "stores/edge.py",
     "qdrant_client": "stores/qdrant.py",
-    "chromadb": "stores/chroma.py",
+    "chromadb": "stores/chroma",
     "rich": "cli/",
     "click": "cli/",
 }

@@ -6,20 +6,17 @@ rebuild gives it to another collection while an object that is held goes on read
 
 A rebuild fills NAME.next. To promote it is to mark it as complete, rename the live one to NAME.old, and rename NAME.next to
 NAME; the next writer finishes what was interrupted after the first of these steps. NAME.old stays until then, for readers in
-the middle of something. NAME.writer is the lease on a server; in a directory the writer holds its lock file.
+the middle of something. The writer of a directory holds its lock file; on a server NAME.writer is its lease.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
-import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,7 +29,6 @@ from sightline.errors import (
     MissingExtra,
     SightlineError,
     StoreError,
-    StoreUnreachable,
     UsageError,
 )
 from sightline.protocols import StoreCapabilities
@@ -53,7 +49,6 @@ from sightline.stores.checks import (
 )
 from sightline.stores.chroma_where import Nothing, both, where
 from sightline.stores.filters import parse_filter
-from sightline.stores.leases import Lease
 from sightline.stores.locks import DirectoryLock
 from sightline.stores.payload import (
     HEAD_KEY,
@@ -67,15 +62,11 @@ from sightline.stores.payload import (
     text_digest,
     to_flat,
 )
-from sightline.stores.retries import retrying
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record
 
 try:
     import chromadb
-    import httpx  # Chroma's own
-    from chromadb.api import ServerAPI
-    from chromadb.api.models.Collection import Collection
-    from chromadb.config import Settings, System
+    from chromadb.config import Settings
     from chromadb.errors import ChromaError, NotFoundError
 except ImportError as error:
     raise MissingExtra("A store chroma:DIR/COLLECTION", package="chromadb", extra="chroma") from error
@@ -83,11 +74,11 @@ except ImportError as error:
 CONTRACT_KEY = "sightline_contract"
 MARK_KEY = "sightline_mark"
 DIMENSIONS_KEY = "sightline_dimensions"
-LEASE_KEY = "sightline_lease"
 _COMPLETE_KEY = "sightline_complete"  # on NAME.next: it is to take NAME's place
-_STAGED, _OLD, _WRITER = ".next", ".old", ".writer"
+WRITER = ".writer"
+_STAGED, _OLD = ".next", ".old"
 _MAX_NAME = 512
-_DATABASE_NAME = "chroma.sqlite3"
+_DATABASE_FILE = "chroma.sqlite3"
 _SPACE_KEY = "hnsw:space"
 
 # Beyond about 32,000 results or ids SQLite refuses ("too many SQL variables").
@@ -95,13 +86,9 @@ _RECORDS_PER_PAGE = 5000
 # A server sends vectors as decimal text, about 12 bytes a number.
 _VECTORS_PER_PAGE = 500
 _DIGESTS_PER_REQUEST = 512
-# A server takes 40 MiB a request; smaller ones lose less when they are sent again.
-_BYTES_PER_REQUEST = 8 * 2**20
-_POINTS_PER_REQUEST = 1000
-_REQUESTS_IN_FLIGHT = 2
+_BYTES_PER_NUMBER = 6  # of a vector on its way to a server: base64, with some room
 # How many candidates are scored by cosine where Chroma orders them by something else.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
-_TIMEOUT = httpx.Timeout(connect=10, read=120, write=120, pool=120)
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -110,7 +97,7 @@ T = TypeVar("T")
 class ChromaStore:
     """One collection of a Chroma database."""
 
-    def __init__(self, url: str, name: str, database: _Database, parent: ChromaStore | None = None) -> None:
+    def __init__(self, url: str, name: str, database: Database, parent: ChromaStore | None = None) -> None:
         self.url = url
         self.capabilities = StoreCapabilities(persistent=True, several_dimensions=False, quantization=False)
         self._name = name
@@ -126,7 +113,9 @@ class ChromaStore:
     @classmethod
     def on_server(cls, url: str, host: str, port: int, name: str, *, tls: bool) -> Self:
         """A collection of a Chroma server; a key is taken from the environment variable CHROMA_API_KEY."""
-        return cls(url, name, _Server(url, host, port, name, tls=tls))
+        from sightline.stores.chroma_server import Server  # loads Chroma's HTTP client
+
+        return cls(url, name, Server(url, host, port, name, tls=tls))
 
     def exists(self) -> bool:
         """Whether the database has a collection of this name, whoever made it."""
@@ -151,10 +140,10 @@ class ChromaStore:
         if self._parent is not None:
             self._parent.acquire(take_over=take_over)
             return
-        if self._name.endswith((_STAGED, _OLD, _WRITER)) or len(self._name) + len(_WRITER) > _MAX_NAME:
+        if self._name.endswith((_STAGED, _OLD, WRITER)) or len(self._name) + len(WRITER) > _MAX_NAME:
             raise UsageError(
-                f"{self.url} can't be written: a collection's name ends with none of {_STAGED}, {_OLD} and {_WRITER} and has at"
-                f" most {_MAX_NAME - len(_WRITER)} characters. Choose another name."
+                f"{self.url} can't be written: a collection's name ends with none of {_STAGED}, {_OLD} and {WRITER} and has at"
+                f" most {_MAX_NAME - len(WRITER)} characters. Choose another name."
             )
         with self._database.guard:
             if not self._database.is_writer:
@@ -209,18 +198,17 @@ class ChromaStore:
         if any(point.head is not None for point in plain):
             self._database.check()
         flat = [to_flat(point) for point in plain]
-
-        def write(rows: slice) -> None:
-            ids = [point.id for point in plain[rows]]
-            replacing = self._replacing(collection, ids, flat[rows])
-            texts = [point.text for point in plain[rows]]
-            self._request(
-                "upsert",
-                lambda: collection.upsert(ids=ids, embeddings=array[rows], documents=texts, metadatas=replacing),
-            )
-
         sizes = [len(point.text.encode()) + len(json.dumps(keys)) for point, keys in zip(plain, flat, strict=True)]
-        self._database.each(write, self._database.batches([size + 6 * array.shape[1] for size in sizes]))
+        for rows in self._database.batches([size + _BYTES_PER_NUMBER * array.shape[1] for size in sizes]):
+            ids = [point.id for point in plain[rows]]
+            old = self._metadata_of(collection, ids)
+            self._request("upsert", partial(
+                collection.upsert,
+                ids=ids,
+                embeddings=array[rows],
+                documents=[point.text for point in plain[rows]],
+                metadatas=[_replacing(old.get(one, {}), keys) for one, keys in zip(ids, flat[rows], strict=True)],
+            ))  # fmt: skip
 
     def update(self, points: Sequence[Point]) -> None:
         """Replace everything but the vector and the text of existing points."""
@@ -229,15 +217,12 @@ class ChromaStore:
         if any(point.head is not None for point in plain):
             self._database.check()
         flat = [to_flat(point) for point in plain]
-
-        def write(rows: slice) -> None:
+        for rows in self._database.batches([len(json.dumps(keys)) for keys in flat]):
             old = self._metadata_of(collection, [point.id for point in plain[rows]])
             new = {point.id: keys for point, keys in zip(plain[rows], flat[rows], strict=True) if point.id in old}
             if new:
                 changed = [_replacing(old[one], keys) for one, keys in new.items()]
-                self._request("update", lambda: collection.update(ids=list(new), metadatas=changed))
-
-        self._database.each(write, self._database.batches([len(json.dumps(keys)) for keys in flat]))
+                self._request("update", partial(collection.update, ids=list(new), metadatas=changed))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points of ours; ids that aren't there are fine."""
@@ -246,9 +231,12 @@ class ChromaStore:
         if known:
             self._database.check()
         for start in range(0, len(known), _RECORDS_PER_PAGE):
-            batch = known[start : start + _RECORDS_PER_PAGE]
-            with self._database.rows:
-                self._request("delete", partial(collection.delete, ids=batch, where={POINT_KEY: 1}))
+            # Chroma takes seconds for ids and `where` together.
+            old = self._metadata_of(collection, known[start : start + _RECORDS_PER_PAGE])
+            ours = [one for one, flat in old.items() if is_ours(flat)]
+            if ours:
+                with self._database.rows:
+                    self._request("delete", partial(collection.delete, ids=ours))
 
     def heads(self) -> Iterator[Head]:
         """The heads of all documents, all read at once."""
@@ -439,10 +427,6 @@ class ChromaStore:
         found = self._request("read", lambda: collection.get(ids=ids, include=["metadatas"]))
         return {one: keys or {} for one, keys in zip(found["ids"], found["metadatas"], strict=True)}
 
-    def _replacing(self, collection: Any, ids: list[str], metadatas: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        old = self._metadata_of(collection, ids)
-        return [_replacing(old.get(one, {}), metadata) for one, metadata in zip(ids, metadatas, strict=True)]
-
     def _rows(self, clause: dict[str, Any], include: list[str]) -> list[tuple[str, Any, Any]]:
         return self._read(lambda collection: self._pages(collection, clause, include))
 
@@ -511,7 +495,7 @@ class ChromaStore:
         return points
 
 
-class _Database(ABC):
+class Database(ABC):
     """What the stores of one URL share: the connection, the right to write, and names for Chroma's errors."""
 
     def __init__(self, url: str) -> None:
@@ -542,11 +526,6 @@ class _Database(ABC):
     @abstractmethod
     def batches(self, sizes: Sequence[int]) -> list[slice]:
         """How points of these sizes in bytes are split into requests."""
-
-    def each(self, write: Callable[[slice], None], batches: Sequence[slice]) -> None:
-        """Write all batches; done when all are acknowledged."""
-        for rows in batches:
-            write(rows)
 
     def call(self, what: str, request: Callable[[], T]) -> T:
         """One request, with Chroma's errors named."""
@@ -610,7 +589,7 @@ class _Database(ABC):
         return StoreError(f"Chroma failed on {self.url}: {type(error).__name__}: {error}")
 
 
-class _Directory(_Database):
+class _Directory(Database):
     """A database in this process."""
 
     def __init__(self, url: str, directory: Path) -> None:
@@ -621,7 +600,7 @@ class _Directory(_Database):
     def connected(self) -> Any:
         """The client; a directory without a database stays as it is."""
         with self.guard:
-            if self._client is None and (self._directory / _DATABASE_NAME).is_file():
+            if self._client is None and (self._directory / _DATABASE_FILE).is_file():
                 self._connect()
             return self._client
 
@@ -675,219 +654,6 @@ class _Directory(_Database):
         return super()._failed(error)
 
 
-class _Server(_Database):
-    """A database on a server."""
-
-    def __init__(self, url: str, host: str, port: int, name: str, *, tls: bool) -> None:
-        super().__init__(url)
-        self._host, self._port, self._tls = host, port, tls
-        self._lease = Lease(_WriterTable(self, f"{name}{_WRITER}"), url)
-
-    def connected(self) -> Any:
-        """The client, whose first use is a sign of life from the server."""
-        with self.guard:
-            if self._client is None and not self.closed:
-                client = _HttpClient(self._host, self._port, tls=self._tls, on_response=self._inspect)
-                try:
-                    with self._named():
-                        client.heartbeat()
-                except BaseException:
-                    client.close()
-                    raise
-                self._client = client
-            if self._client is None:
-                raise store_closed(self.url)
-            return self._client
-
-    def acquire(self, *, take_over: bool) -> None:
-        """Take the collection's lease."""
-        self._lease.acquire(take_over=take_over)
-
-    def check(self) -> None:
-        """Ask the server whose lease it is."""
-        self._lease.check()
-
-    def close(self) -> None:
-        """Give the lease back and close the connections."""
-        with self.guard:
-            if self.closed:
-                return
-            try:
-                self._lease.release()
-            finally:
-                self.closed = True
-                client, self._client = self._client, None
-                if client is not None:
-                    client.close()
-
-    def batches(self, sizes: Sequence[int]) -> list[slice]:
-        """By count and by bytes; a point that is larger than a request goes alone."""
-        most = min(self.max_batch(), _POINTS_PER_REQUEST)
-        batches: list[slice] = []
-        start, filled = 0, 0
-        for row, size in enumerate(sizes):
-            if row > start and (filled + size > _BYTES_PER_REQUEST or row - start == most):
-                batches.append(slice(start, row))
-                start, filled = row, 0
-            filled += size
-        return [*batches, slice(start, len(sizes))] if sizes else []
-
-    def each(self, write: Callable[[slice], None], batches: Sequence[slice]) -> None:
-        """Write the batches, several at a time; done when all are acknowledged."""
-        if len(batches) < 2:
-            super().each(write, batches)
-            return
-        with ThreadPoolExecutor(_REQUESTS_IN_FLIGHT, thread_name_prefix="sightline-chroma") as pool:
-            for written in [pool.submit(write, rows) for rows in batches]:
-                written.result()
-
-    def call(self, what: str, request: Callable[[], T]) -> T:
-        """One request, again when the server was busy or gone for a moment."""
-        with self._named():
-            return retrying(request, is_transient=_is_transient, what=what, wait_at_least=_asked_wait_s)
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            with super()._named():
-                yield
-        except (httpx.HTTPError, _Busy) as error:
-            raise StoreUnreachable(
-                f"The Chroma server at {self._address()} doesn't answer: {type(error).__name__}: {error}. Check that it runs"
-                f" (chroma run --host HOST --port PORT) and that host, port and http or https of {self.url} are right."
-            ) from error
-
-    def _inspect(self, response: httpx.Response) -> None:
-        """Raise what Chroma's client would blur: it keeps no status."""
-        if response.is_success:
-            return
-        text = response.read().decode(errors="replace")
-        status = response.status_code
-        if status in (401, 403):
-            known = "CHROMA_API_KEY is set, but" if _api_key() else "CHROMA_API_KEY is not set, and"
-            raise StoreUnreachable(f"{known} the Chroma server at {self._address()} refuses it (HTTP {status}). Check the key.")
-        if status == 413:
-            raise StoreError(f"The Chroma server at {self._address()} refuses a request as too large. Cut smaller chunks.")
-        if (status == 429 or status >= 500) and "constraint failed" not in text:
-            raise _Busy(status, text, response.headers.get("retry-after", ""))
-        if not _is_from_chroma(text):
-            raise StoreUnreachable(
-                f"What answers at {self._address()} is no Chroma server of version 1 (HTTP {status}). Check host and port of"
-                f" {self.url}."
-            )
-
-    def _address(self) -> str:
-        return f"{self._host}:{self._port}"
-
-
-class _Busy(Exception):
-    """The server answered that it can't answer now."""
-
-    def __init__(self, status: int, text: str, retry_after: str) -> None:
-        super().__init__(f"HTTP {status} {text[:200]}".strip())
-        self.retry_after_s = float(retry_after) if retry_after.isdecimal() else None
-
-
-class _HttpClient:
-    """The part of chromadb.HttpClient that is needed.
-
-    That one waits for ever for a server that hangs (timeout=None, and its constructor asks the server three times before
-    anybody could change that), opens two connections, and leaves one of them open when it is closed.
-    """
-
-    def __init__(self, host: str, port: int, *, tls: bool, on_response: Callable[[httpx.Response], None]) -> None:
-        # No .env file: what lies in the working directory is not meant for us.
-        settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
-        settings.chroma_api_impl = "chromadb.api.fastapi.FastAPI"
-        settings.chroma_server_host, settings.chroma_server_http_port = host, port
-        settings.chroma_server_ssl_enabled = tls
-        key = _api_key()
-        settings.chroma_server_headers = {"Authorization": f"Bearer {key}", "x-chroma-token": key} if key else {}
-        server: Any = System(settings).instance(ServerAPI)  # type: ignore[type-abstract]
-        self._server = server
-        # Chroma has no setting for what follows.
-        self._session: httpx.Client = server._session
-        self._session.timeout = _TIMEOUT
-        self._session.event_hooks = {"response": [on_response]}
-
-    def heartbeat(self) -> None:
-        """Raise where no Chroma server answers; the identity, unlike the heartbeat, needs the key."""
-        try:
-            self._server.heartbeat()
-            self._server.get_user_identity()
-        except (KeyError, TypeError, ValueError) as error:
-            raise httpx.RemoteProtocolError(f"the answer is not Chroma's ({type(error).__name__})") from error
-
-    def get_collection(self, name: str, *, embedding_function: None) -> Any:
-        """As in chromadb.HttpClient."""
-        return self._collection(self._server.get_collection(name), embedding_function)
-
-    def create_collection(
-        self, name: str, *, metadata: dict[str, Any], configuration: Any, embedding_function: None
-    ) -> Any:
-        """As in chromadb.HttpClient."""
-        model = self._server.create_collection(name, metadata=metadata, configuration=configuration)
-        return self._collection(model, embedding_function)
-
-    def delete_collection(self, name: str) -> None:
-        """As in chromadb.HttpClient."""
-        self._server.delete_collection(name)
-
-    def get_max_batch_size(self) -> int:
-        """As in chromadb.HttpClient."""
-        return int(self._server.get_max_batch_size())
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._session.close()
-
-    def _collection(self, model: Any, embedding_function: None) -> Any:
-        return Collection(client=self._server, model=model, embedding_function=embedding_function)
-
-
-class _WriterTable:
-    """The lease as the metadata of a collection: Chroma makes only one of a name."""
-
-    def __init__(self, database: _Server, name: str) -> None:
-        self._database = database
-        self._name = name
-        self._found: Any = None
-
-    def create(self, record: Mapping[str, Any]) -> bool:
-        """Make the collection; False when there is one."""
-        if not self._database.create(self._name, {**record, LEASE_KEY: 1}):
-            return False
-        self.read()
-        return True
-
-    def read(self) -> Mapping[str, Any] | None:
-        """The record that is there now; raise StoreError when the name is somebody else's."""
-        self._found = self._database.find(self._name)
-        if self._found is None:
-            return None
-        record = self._found.metadata or {}
-        if LEASE_KEY not in record:
-            raise StoreError(
-                f"The right to write is kept under the name {self._name!r}, which a collection has that Sightline didn't make."
-                " Rename that one, or index into another name."
-            )
-        return dict(record)
-
-    def replace(self, record: Mapping[str, Any]) -> None:
-        """Write into the collection that was seen last, whatever its name is now."""
-        found = self._found
-        self._database.call("lease", lambda: found.modify(metadata={**record, LEASE_KEY: 1}))
-
-    def remove(self) -> None:
-        """Remove the collection that was seen last: it is renamed first, because Chroma removes by name only."""
-        found, away = self._found, f"sightline-{uuid.uuid4().hex}{_WRITER}"
-        try:
-            self._database.call("lease", lambda: found.modify(name=away))
-        except CollectionNotFound:
-            return  # somebody else removed it, so the name may be theirs by now
-        self._database.delete(away)
-
-
 def _persistent_client(url: str, directory: Path) -> Any:
     try:
         return chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
@@ -917,23 +683,3 @@ def _replacing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
 def _cosine(vector: FloatArray, query: FloatArray) -> float:
     norms = float(np.linalg.norm(vector)) * float(np.linalg.norm(query))
     return float(vector @ query) / norms if norms else 0.0
-
-
-def _api_key() -> str:
-    return os.environ.get("CHROMA_API_KEY", "")
-
-
-def _is_from_chroma(text: str) -> bool:
-    try:
-        return "error" in json.loads(text)
-    except (TypeError, ValueError):
-        return False
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether the same request may go through in a moment."""
-    return isinstance(error, (httpx.TransportError, _Busy))
-
-
-def _asked_wait_s(error: BaseException) -> float | None:
-    return error.retry_after_s if isinstance(error, _Busy) else None

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import embedding, indexing
+from benchmarks import embedding, growth, indexing, updates
 from benchmarks.corpus import Corpus, prepare
 from benchmarks.measuring import circumstances
 
 _RESULTS = Path(__file__).parent / "results"
-_CASES = ("indexing", "embedding")
+_CASES = ("indexing", "embedding", "updates", "growth")
 
 
 def main() -> None:
@@ -34,6 +34,12 @@ def main() -> None:
         if "embedding" in options.cases:
             facts["embedding"], text = embedding.measure(corpus, work, dtype, options.rounds, options.texts, _say)
             print(f"\n## Embedding\n\n{text}", flush=True)
+        if "updates" in options.cases:
+            facts["updates"], text = updates.measure(corpus, work, dtype, _say)
+            print(f"\n## What a change costs\n\n{text}", flush=True)
+        if "growth" in options.cases:
+            facts["growth"], text = growth.measure(work, _say)
+            print(f"\n## Growth\n\n{text}", flush=True)
     _RESULTS.mkdir(exist_ok=True)
     path = _RESULTS / f"{time.strftime('%Y-%m-%d-%H%M%S', time.gmtime())}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")
@@ -42,7 +48,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Sightline beside its peers.")
-    parser.add_argument("--cases", nargs="+", choices=_CASES, default=list(_CASES), help="which cases to run (all)")
+    parser.add_argument("--cases", nargs="+", choices=_CASES, default=["indexing", "embedding"], help="which cases to run")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (3)")
     parser.add_argument("--files", type=int, help="take about so many files, spread evenly (all)")
     parser.add_argument("--texts", type=int, default=2000, help="at most so many chunks in the embedding case (2000)")

@@ -1,16 +1,15 @@
-"""Facts about finding files and reading them."""
+"""Facts about finding files: roots and their names, what counts, and what is left out."""
 
-import builtins
-import hashlib
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from sightline.errors import MissingExtra, UsageError
-from sightline.indexing import files
-from sightline.indexing.files import READABLE_SUFFIXES, FoundFile, discover, read_document
-from sightline.types import Document, SkippedFile
+from sightline.errors import UsageError
+from sightline.indexing.files import FoundFile, Root, Selection, discover, is_within, roots_of
+from sightline.indexing.ignoring import MAX_IGNORE_BYTES
 
 
 def write(path: Path, content: str | bytes = "Some text.") -> Path:
@@ -19,254 +18,333 @@ def write(path: Path, content: str | bytes = "Some text.") -> Path:
     return path
 
 
+def find(*paths, named=None, empty_ok=False, **selection):
+    return discover(roots_of(paths, named), Selection(**selection), empty_ok=empty_ok)
+
+
 def sources(found):
-    return [one.source for one in found]
+    return [one.source for one in found.files]
 
 
-def read(path: Path) -> Document | SkippedFile:
-    return read_document(FoundFile(path, f"kb/{path.name}"))
+def tree(folder: Path, *names: str) -> Path:
+    for name in names:
+        write(folder / name)
+    return folder
 
 
 def test_sources_are_the_folders_name_and_the_relative_path_in_order(tmp_path):
     """A source begins with the folder's own name, has no absolute part, and sources come sorted."""
-    for name in ("b.md", "a/z.txt", "a/b/c.rst", "c.html"):
-        write(tmp_path / "kb" / name)
-    assert sources(discover([tmp_path / "kb"])) == ["kb/a/b/c.rst", "kb/a/z.txt", "kb/b.md", "kb/c.html"]
+    tree(tmp_path / "kb", "b.md", "a/z.txt", "a/b/c.rst", "c.html", "rows.jsonl", "a.ndjson")
+    expected = ["kb/a.ndjson", "kb/a/b/c.rst", "kb/a/z.txt", "kb/b.md", "kb/c.html", "kb/rows.jsonl"]
+    assert sources(find(tmp_path / "kb")) == expected
+
+
+def test_a_file_is_found_with_its_size(tmp_path):
+    """What is found is the path, the source and the number of bytes."""
+    path = write(tmp_path / "kb" / "a.md", "ä")
+    assert find(tmp_path / "kb").files == (FoundFile(path, "kb/a.md", 2),)
 
 
 def test_a_single_file_is_called_by_its_folder(tmp_path):
-    """A file named by itself has the source that it has when its folder is named."""
+    """A file named by itself has the source that it has when its folder is named, and is all that was looked through."""
     path = write(tmp_path / "kb" / "a.md")
-    assert discover([path]) == [FoundFile(path, "kb/a.md")]
+    found = find(path)
+    assert sources(found) == ["kb/a.md"]
+    assert found.scopes == ("kb/a.md",)
+
+
+def test_the_scope_of_a_folder_is_its_name(tmp_path):
+    """Folders are looked through whole, each under the name of its root."""
+    tree(tmp_path, "x/a.md", "y/a.md")
+    assert find(tmp_path / "x", named={"other": tmp_path / "y"}).scopes == ("x", "other")
 
 
 def test_a_path_may_be_relative(tmp_path, monkeypatch):
     """The root's name is the folder's, also when it is written as a dot."""
     write(tmp_path / "kb" / "a.md")
     monkeypatch.chdir(tmp_path / "kb")
-    assert sources(discover(["."])) == ["kb/a.md"]
+    assert sources(find(".")) == ["kb/a.md"]
+
+
+def test_a_root_may_be_named(tmp_path):
+    """A name that the caller gives stands in for that of a folder, or of a file's folder."""
+    tree(tmp_path, "docs/a.md", "more/b.md")
+    found = find(named={"handbook": tmp_path / "docs", "extra": tmp_path / "more" / "b.md"})
+    assert sources(found) == ["extra/b.md", "handbook/a.md"]
+    assert found.scopes == ("handbook", "extra/b.md")
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "a/b", "a\nb", "a\x7f", "\udcff"])
+def test_a_name_that_cant_begin_a_source_is_refused(tmp_path, name):
+    """A root's name is one visible part of a path."""
+    with pytest.raises(UsageError, match=r"can't be the name of a root.*--root NAME=PATH"):
+        roots_of([], {name: tmp_path})
+
+
+def test_a_folder_without_a_name_needs_one():
+    """The root of a file system can only be indexed under a name that was given."""
+    with pytest.raises(UsageError, match=r"'/' has no name.*--root NAME=/"):
+        roots_of(["/"])
+    assert roots_of([], {"all": "/"}) == [Root("all", Path("/"))]
+
+
+def test_one_path_alone_is_no_list_of_paths():
+    """A string is refused where a list is meant, instead of being read letter by letter."""
+    with pytest.raises(UsageError, match=r"Write \['docs'\]"):
+        roots_of("docs")
 
 
 def test_the_same_file_named_twice_is_one(tmp_path):
     """Naming a folder and a file in it reads the file once."""
     path = write(tmp_path / "kb" / "a.md")
-    assert sources(discover([tmp_path / "kb", path, str(tmp_path / "kb")])) == ["kb/a.md"]
+    assert sources(find(tmp_path / "kb", path, str(tmp_path / "kb"))) == ["kb/a.md"]
+
+
+def test_two_folders_of_one_name_are_one_root(tmp_path):
+    """The same name from two places is the same root, as long as no two files share a source."""
+    tree(tmp_path, "x/kb/a.md", "y/kb/b.md")
+    found = find(tmp_path / "x" / "kb", tmp_path / "y" / "kb")
+    assert sources(found) == ["kb/a.md", "kb/b.md"]
+    assert found.scopes == ("kb",)
 
 
 def test_two_files_under_one_source_are_refused(tmp_path):
     """Two folders of one name that hold a file of one name can't be told apart, so both are named."""
-    write(tmp_path / "x" / "kb" / "a.md")
-    write(tmp_path / "y" / "kb" / "a.md")
-    with pytest.raises(UsageError, match=r"x/kb/a\.md.*y/kb/a\.md.*'kb/a\.md'.*Rename"):
-        discover([tmp_path / "x" / "kb", tmp_path / "y" / "kb"])
+    tree(tmp_path, "x/kb/a.md", "y/kb/a.md")
+    with pytest.raises(UsageError, match=r"x/kb/a\.md.*y/kb/a\.md.*'kb/a\.md'.*--root NAME="):
+        find(tmp_path / "x" / "kb", tmp_path / "y" / "kb")
 
 
 def test_a_missing_path_is_named(tmp_path):
     """A path that doesn't exist is an error that names it."""
     with pytest.raises(UsageError, match=r"nowhere.*doesn't exist"):
-        discover([tmp_path / "nowhere"])
+        find(tmp_path / "nowhere")
 
 
 def test_an_empty_folder_says_what_is_read(tmp_path):
-    """A folder without a readable file is an error that lists the suffixes."""
+    """A folder without a readable file is an error that lists the suffixes, unless the caller wants to know of it."""
     write(tmp_path / "kb" / "picture.png")
-    with pytest.raises(UsageError, match=r"holds no file.*\.md \.markdown \.txt \.rst \.html \.htm"):
-        discover([tmp_path / "kb"])
+    with pytest.raises(UsageError, match=r"holds no file.*\.md \.markdown \.txt \.rst \.html \.htm \.jsonl \.ndjson"):
+        find(tmp_path / "kb")
+    found = find(tmp_path / "kb", empty_ok=True)
+    assert (found.files, found.scopes) == ((), ("kb",))
+
+
+def test_a_folder_of_ignored_files_says_so(tmp_path):
+    """Where all that could be read is left out, the error says by what."""
+    tree(tmp_path / "kb", "a.md", "b/c.md")
+    with pytest.raises(UsageError, match="2 files and folders in it are left out by ignore files or globs"):
+        find(tmp_path / "kb", exclude=("*.md", "b/"))
 
 
 def test_no_path_at_all_is_refused():
     """An empty list of paths is an error, not an empty result."""
     with pytest.raises(UsageError, match="No path"):
-        discover([])
+        find()
 
 
 def test_hidden_names_and_other_kinds_are_no_documents(tmp_path):
-    """Names that begin with a dot and files of other kinds inside a folder are left out."""
-    for name in ("a.md", ".hidden.md", ".git/b.md", "image.png", "Makefile"):
-        write(tmp_path / "kb" / name)
-    assert sources(discover([tmp_path / "kb"])) == ["kb/a.md"]
+    """Names that begin with a dot and files of other kinds inside a folder are left out by convention, and not counted."""
+    found = find(tree(tmp_path / "kb", "a.md", ".hidden.md", ".git/b.md", "image.png", "Makefile"))
+    assert sources(found) == ["kb/a.md"]
+    assert (found.skipped, found.ignored) == ((), 0)
 
 
 def test_a_named_file_of_another_kind_is_reported(tmp_path):
     """A file that the caller named isn't left out in silence."""
-    (skipped,) = discover([write(tmp_path / "kb" / "a.png")])
-    assert isinstance(skipped, SkippedFile)
+    (skipped,) = find(write(tmp_path / "kb" / "a.png")).skipped
     assert "'.png'" in skipped.reason
     assert ".md" in skipped.reason
 
 
-def test_suffixes_are_read_in_either_case(tmp_path):
-    """README.MD is Markdown."""
-    (found,) = discover([write(tmp_path / "kb" / "README.MD")])
-    assert read_document(found).reader == "markdown/1"
-
-
 def test_links_are_followed_and_circles_end(tmp_path):
-    """Linked files and folders are read, and a link to a folder above doesn't go on for ever."""
-    write(tmp_path / "kb" / "docs" / "a.md")
-    write(tmp_path / "elsewhere" / "b.md")
+    """Linked files and folders are read, also out of the root, and a link to a folder above doesn't go on for ever."""
+    tree(tmp_path, "kb/docs/a.md", "elsewhere/b.md")
     (tmp_path / "kb" / "up").symlink_to(tmp_path / "kb")
     (tmp_path / "kb" / "again").symlink_to(tmp_path / "kb" / "docs")
     (tmp_path / "kb" / "other").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "kb" / "file.md").symlink_to(tmp_path / "elsewhere" / "b.md")
-    assert sources(discover([tmp_path / "kb"])) == ["kb/docs/a.md", "kb/file.md", "kb/other/b.md"]
+    assert sources(find(tmp_path / "kb")) == ["kb/docs/a.md", "kb/file.md", "kb/other/b.md"]
 
 
-@pytest.mark.parametrize("target", ["gone.md", "loop.md"])
-def test_a_link_that_leads_nowhere_is_reported(tmp_path, target):
-    """A broken link, or one to itself, is skipped with a reason."""
-    write(tmp_path / "a.md")
-    (tmp_path / "loop.md").symlink_to(tmp_path / target)
-    (skipped,) = [one for one in discover([tmp_path]) if isinstance(one, SkippedFile)]
+@pytest.mark.parametrize("name", ["loop.md", "folder", "v1.2"])
+@pytest.mark.parametrize("target", ["gone.md", "itself"])
+def test_a_link_that_leads_nowhere_is_reported(tmp_path, name, target):
+    """A broken link, or one to itself, is skipped with a reason, whatever its name: it may have been a folder."""
+    write(tmp_path / "kb" / "a.md")
+    (tmp_path / "kb" / name).symlink_to(tmp_path / "kb" / (name if target == "itself" else target))
+    (skipped,) = find(tmp_path / "kb").skipped
+    assert skipped.source == f"kb/{name}"
     assert "can't be read" in skipped.reason
 
 
-def test_a_pipe_is_never_opened(tmp_path):
-    """A named pipe, which would block for ever, is reported and not opened."""
-    os.mkfifo(tmp_path / "pipe.md")
-    (skipped,) = discover([tmp_path])
+def test_a_pipe_is_reported(tmp_path):
+    """A named pipe isn't a file."""
+    (tmp_path / "kb").mkdir()
+    os.mkfifo(tmp_path / "kb" / "pipe.md")
+    (skipped,) = find(tmp_path / "kb").skipped
     assert "not a regular file" in skipped.reason
-    assert "not a regular file" in read(tmp_path / "pipe.md").reason
 
 
 def test_bytes_in_a_name_that_are_no_text_are_written_out(tmp_path):
     """A name that isn't UTF-8 gives a source that can be stored and shown."""
-    name = os.fsdecode(b"caf\xe9.md")
     try:
-        write(tmp_path / "kb" / name)
+        write(tmp_path / "kb" / os.fsdecode(b"caf\xe9.md"))
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    (found,) = discover([tmp_path / "kb"])
-    assert found.source == "kb/caf\\xe9.md"
-    assert read_document(found).text == "Some text."
+    assert sources(find(tmp_path / "kb")) == ["kb/caf\\xe9.md"]
 
 
-@pytest.mark.parametrize(
-    ("name", "text_format", "reader"),
-    [
-        ("a.md", "markdown", "markdown/1"),
-        ("a.markdown", "markdown", "markdown/1"),
-        ("a.txt", "text", "text/1"),
-        ("a.rst", "rst", "rst/1"),
-        ("a.html", "markdown", "html/1"),
-        ("a.htm", "markdown", "html/1"),
-    ],
-)
-def test_the_suffix_chooses_the_reader(tmp_path, name, text_format, reader):
-    """Every readable suffix has a reader with a version, and a format for the chunker."""
-    document = read(write(tmp_path / name))
-    assert (document.format, document.reader) == (text_format, reader)
-    assert Path(name).suffix in READABLE_SUFFIXES
+def test_a_folder_that_may_not_be_read_is_skipped_by_its_own_source(tmp_path, monkeypatch):
+    """What lies below such a folder can be told from its source, and the rest is read."""
+    tree(tmp_path / "kb", "a.md", "locked/b.md")
+    scandir = os.scandir
 
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
 
-def test_the_hash_is_of_the_bytes(tmp_path):
-    """content_hash is the SHA-256 of what lies on the disk."""
-    data = b"\xef\xbb\xbfa\r\nb"
-    assert read(write(tmp_path / "a.txt", data)).content_hash == hashlib.sha256(data).hexdigest()
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be", "utf-32-le"])
-def test_a_byte_order_mark_says_the_encoding(tmp_path, encoding):
-    """UTF-8 needs no mark, UTF-16 and UTF-32 are known by theirs, and no mark is left in the text."""
-    mark = "\ufeff" if encoding[-3:] in ("-le", "-be") else ""
-    assert read(write(tmp_path / "a.txt", (mark + "Größe 漢字").encode(encoding))).text == "Größe 漢字"
-
-
-def test_newlines_become_one_kind(tmp_path):
-    """Windows and old Mac line ends become newlines, so that offsets and hashes of text agree."""
-    assert read(write(tmp_path / "a.txt", "a\r\nb\rc\n")).text == "a\nb\nc\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"abc\xe9def", "not UTF-8 at byte 3; convert it with: iconv"),
-        (b"\xef\xbb\xbfabc\xe9def", "not UTF-8 at byte 6"),
-        (b"\xff\xfea\x00\x00\xd8", "not UTF-16 at byte 4"),
-        (b"abc\0def", "binary: a zero byte at 3"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff", "binary: a zero byte at 8"),
-        (b"", "empty"),
-        (b" \n\t\r\n", "empty"),
-    ],
-)
-def test_what_is_no_text_is_skipped_with_its_reason(tmp_path, content, reason):
-    """Other encodings, binary files and empty ones are skipped, and the reason says where and what to do."""
-    skipped = read(write(tmp_path / "a.txt", content))
-    assert isinstance(skipped, SkippedFile)
-    assert skipped.source == "kb/a.txt"
-    assert skipped.reason.startswith(reason)
-
-
-def test_a_file_over_the_limit_is_skipped(tmp_path, monkeypatch):
-    """A file of more bytes than the limit isn't read; one of exactly as many is."""
-    monkeypatch.setattr(files, "MAX_FILE_BYTES", 2**20)
-    assert isinstance(read(write(tmp_path / "a.txt", "x" * 2**20)), Document)
-    assert "larger than 1 MiB" in read(write(tmp_path / "a.txt", "x" * (2**20 + 1))).reason
-
-
-def test_what_may_not_be_read_is_skipped(tmp_path, monkeypatch):
-    """A file or folder without permission is reported, and the rest is read."""
-
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    path = write(tmp_path / "kb" / "a.md")
-    monkeypatch.setattr(Path, "open", refuse)
-    assert "Permission denied" in read(path).reason
     monkeypatch.setattr(os, "scandir", refuse)
-    (skipped,) = discover([tmp_path / "kb"])
-    assert skipped.source == "kb"
-    assert "folder can't be read: Permission denied" in skipped.reason
+    found = find(tmp_path / "kb")
+    assert sources(found) == ["kb/a.md"]
+    assert [one.source for one in found.skipped] == ["kb/locked"]
+    assert "folder can't be read: Permission denied" in found.skipped[0].reason
 
 
-def test_a_file_that_vanished_is_skipped(tmp_path):
-    """A file that was deleted after it was found is reported."""
-    assert "No such file" in read(tmp_path / "gone.md").reason
+def test_ignore_files_are_obeyed_and_counted(tmp_path):
+    """What .gitignore leaves out is counted: a file each, and a folder once."""
+    write(tmp_path / "kb" / ".gitignore", "build/\n*.txt\n!keep.txt\n")
+    found = find(tree(tmp_path / "kb", "a.md", "b.txt", "keep.txt", "build/c.md", "build/d.md"))
+    assert sources(found) == ["kb/a.md", "kb/keep.txt"]
+    assert found.ignored == 2
 
 
-def test_front_matter_stays_in_the_text(tmp_path):
-    """What a Markdown file says of itself is part of its text."""
-    text = "---\ntitle: A\n---\n\n# B\n"
-    assert read(write(tmp_path / "a.md", text)).text == text
+def test_ignore_files_speak_of_their_own_folder(tmp_path):
+    """A nested ignore file is relative to its folder, and has the last word there."""
+    write(tmp_path / "kb" / ".gitignore", "draft*\n/a.md\n")
+    write(tmp_path / "kb" / "sub" / ".gitignore", "!draft.md\n/b.md\n")
+    found = find(tree(tmp_path / "kb", "a.md", "b.md", "draft.md", "sub/a.md", "sub/b.md", "sub/draft.md"))
+    assert sources(found) == ["kb/b.md", "kb/sub/a.md", "kb/sub/draft.md"]
 
 
-PAGE = """<?xml version="1.0"?><!DOCTYPE html><html><head><title> The
- title </title><style>p {}</style></head><body><nav>Menu</nav><script>run()</script>
-<h1>Top</h1><p>One <b>bold</b> snake_case word.</p><h2>Sub</h2><ul><li>first</li><li>second</li></ul>
-<table><tr><th>a</th><th>b</th></tr><tr><td>1</td><td>2</td></tr></table><pre><code># no heading</code></pre></body></html>"""
+def test_our_own_ignore_file_has_the_last_word(tmp_path):
+    """.sightlineignore has the same syntax, and takes in again what .gitignore leaves out."""
+    write(tmp_path / "kb" / ".gitignore", "*.txt\n")
+    write(tmp_path / "kb" / ".sightlineignore", "!notes.txt\r\nold.md\r\n")
+    found = find(tree(tmp_path / "kb", "a.md", "old.md", "notes.txt", "other.txt"))
+    assert sources(found) == ["kb/a.md", "kb/notes.txt"]
 
 
-def test_html_becomes_markdown(tmp_path):
-    """Headings, lists, tables and code survive, menus and scripts don't, and the title is metadata."""
-    document = read(write(tmp_path / "a.html", PAGE))
-    assert document.metadata == {"title": "The title"}
-    for expected in ("# Top\n", "## Sub\n", "One **bold** snake_case word.", "* first\n", "| 1 | 2 |", "```\n# no heading\n```"):
-        assert expected in document.text
-    for unseen in ("Menu", "run()", "p {}", "xml", "title"):
-        assert unseen not in document.text
+def test_ignore_files_may_be_passed_over(tmp_path):
+    """On demand, ignore files say nothing."""
+    write(tmp_path / "kb" / ".gitignore", "*\n")
+    assert sources(find(tree(tmp_path / "kb", "a.md"), ignore_files=False)) == ["kb/a.md"]
 
 
-def test_html_without_text_is_empty(tmp_path):
-    """A page that shows nothing is skipped as empty."""
-    assert read(write(tmp_path / "a.html", "<html><body><script>x</script></body></html>")).reason == "empty"
+def test_a_file_named_by_itself_is_always_read(tmp_path):
+    """Neither globs nor ignore files leave out what the caller named."""
+    write(tmp_path / "kb" / ".gitignore", "*\n")
+    assert sources(find(write(tmp_path / "kb" / "a.md"), exclude=("*.md",))) == ["kb/a.md"]
 
 
-def test_html_nested_beyond_reason_is_skipped(tmp_path):
-    """A page too deep for the parser is reported instead of ending the run."""
-    assert "nested too deeply" in read(write(tmp_path / "a.html", "<div>" * 20_000 + "x")).reason
+def test_a_word_about_a_folder_is_none_about_its_files(tmp_path):
+    """A nested rule that takes folders in again doesn't take in the files in them that a rule above leaves out."""
+    write(tmp_path / "kb" / ".gitignore", "foo*\n")
+    write(tmp_path / "kb" / "bar" / ".gitignore", "!*/\n")
+    assert sources(find(tree(tmp_path / "kb", "bar/a/foo.md", "bar/a/b.md"))) == ["kb/bar/a/b.md"]
 
 
-@pytest.mark.parametrize("package", ["bs4", "markdownify"])
-def test_a_missing_parser_is_named_only_when_html_is_read(tmp_path, monkeypatch, package):
-    """Without the parsers Markdown is read as ever, and HTML says which extra it needs."""
-    original = builtins.__import__
+def test_a_folders_contents_may_be_taken_in_again_one_by_one(tmp_path):
+    """`docs/**` leaves out what is in the folder, not the folder."""
+    write(tmp_path / "kb" / ".gitignore", "docs/**\n!docs/keep.md\n")
+    assert sources(find(tree(tmp_path / "kb", "docs/a.md", "docs/keep.md"))) == ["kb/docs/keep.md"]
 
-    def without(name, *arguments, **keywords):
-        if name.split(".")[0] == package:
-            raise ImportError(name)
-        return original(name, *arguments, **keywords)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    assert isinstance(read(write(tmp_path / "a.md")), Document)
-    with pytest.raises(MissingExtra, match=r"sightline\[files\]"):
-        read(write(tmp_path / "a.html", "<p>x</p>"))
+RULES = ["*.md", "!a.md", "/docs/", "docs/**", "!docs/*/", "!docs/x/a.md", "**/x", "x/*", "[ab].md", "!?.md", "b/", "a b.md"]
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_ignore_files_mean_what_they_mean_to_git(tmp_path, number):
+    """Git lists the same files of a folder with rules at two levels."""
+    if shutil.which("git") is None:
+        pytest.skip("git isn't installed")
+    names = [f"{folder}{name}" for folder in ("", "docs/", "docs/x/", "b/x/") for name in ("a.md", "b.md", "a b.md")]
+    kb = tree(tmp_path / "kb", *names)
+    write(kb / ".gitignore", "\n".join(RULES[number:] + RULES[: number // 2]))
+    write(kb / "docs" / ".gitignore", "\n".join(RULES[: number // 3]))
+    subprocess.run(["git", "init", "-q"], cwd=kb, check=True)
+    command = ["git", "ls-files", "--others", "--exclude-per-directory=.gitignore", "-z"]
+    listed = subprocess.run(command, cwd=kb, check=True, capture_output=True)
+    expected = sorted(f"kb/{name}" for name in listed.stdout.decode().split("\0") if name.endswith(".md"))
+    assert sources(find(kb, empty_ok=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "meets"),
+    [
+        ("*.md", "sub/a.md", True),
+        ("/*.md", "sub/a.md", False),
+        ("sub/*.md", "sub/a.md", True),
+        ("sub/*.md", "top/sub/a.md", False),
+        ("**/sub/*.md", "top/sub/a.md", True),
+        ("top/**/a.md", "top/a.md", True),
+        ("top/**/a.md", "top/x/y/a.md", True),
+        ("sub*a.md", "sub/a.md", False),
+        ("a?.md", "a1.md", True),
+        ("[a-c].md", "b.md", True),
+        ("[!a-c].md", "b.md", False),
+        ("[]x].md", "].md", True),
+        ("[[:digit:]].md", "7.md", True),
+        ("[c-a].md", "b.md", False),
+        ("\\[x\\].md", "[x].md", True),
+        ("\\#a.md", "#a.md", True),
+        ("\\!a.md", "!a.md", True),
+        ("a.md   ", "a.md", True),
+        ("a.md/", "a.md", False),
+        ("A.md", "a.md", False),
+    ],
+)
+def test_a_pattern_meets_a_path(tmp_path, pattern, name, meets):
+    """A glob is anchored where it holds a slash, and its stars don't go beyond one."""
+    found = find(tree(tmp_path / "kb", name, "other.txt"), exclude=(pattern,))
+    assert (f"kb/{name}" not in sources(found)) is meets
+
+
+def test_a_broken_rule_is_told_and_passed_over(tmp_path, caplog):
+    """A line that is no pattern says nothing to Git; it is named in a warning, and the others hold."""
+    write(tmp_path / "kb" / ".gitignore", "[z\n# note\n\n*.txt\n")
+    assert sources(find(tree(tmp_path / "kb", "a.md", "b.txt"))) == ["kb/a.md"]
+    (record,) = caplog.records
+    assert "'[z'" in record.getMessage()
+
+
+def test_a_folder_whose_rules_cant_be_read_is_skipped(tmp_path):
+    """Without its rules, a folder isn't let in."""
+    write(tmp_path / "kb" / "sub" / ".gitignore", "#" * (MAX_IGNORE_BYTES + 1))
+    found = find(tree(tmp_path / "kb", "a.md", "sub/secret.md"))
+    assert sources(found) == ["kb/a.md"]
+    assert [one.source for one in found.skipped] == ["kb/sub"]
+    assert "its ignore file can't be read: it is larger than 1 MiB" in found.skipped[0].reason
+
+
+def test_globs_choose_files(tmp_path):
+    """A file counts if it or a folder above it meets a glob to include, and none to exclude."""
+    tree(tmp_path / "kb", "a.md", "b.txt", "docs/c.txt", "docs/old/d.txt", "x/docs/e.md")
+    found = find(tmp_path / "kb", include=("*.md", "/docs/"), exclude=("old/",))
+    assert sources(found) == ["kb/a.md", "kb/docs/c.txt", "kb/x/docs/e.md"]
+    assert found.ignored == 2
+
+
+@pytest.mark.parametrize("glob", ["", "  ", "# notes", "[a", "!", "/"])
+def test_a_glob_that_says_nothing_is_refused(tmp_path, glob):
+    """A glob that can meet nothing is an error, where in an ignore file it is passed over."""
+    with pytest.raises(UsageError, match=r"is no glob to exclude.*'\*\.md'"):
+        find(tmp_path, exclude=(glob,))
+
+
+def test_within_is_by_the_parts_of_a_path():
+    """A source is within its own scope and those above, not within one whose name it only begins with."""
+    assert is_within("kb", "kb")
+    assert is_within("kb/a.jsonl/7", "kb/a.jsonl")
+    assert not is_within("kb2/a.md", "kb")

@@ -1,4 +1,4 @@
-"""bytes -> text: the encoding is known, or the file is refused with a hint; no letter is made of bytes that weren't that letter."""
+"""bytes -> text: the encoding is known, or the file is refused with a hint; nothing is guessed into letters that may be wrong."""
 
 from __future__ import annotations
 

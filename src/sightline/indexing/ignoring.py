@@ -163,7 +163,7 @@ def _patterns(lines: Iterable[str], where: str) -> list[_Pattern]:
 
 
 def _level(depth: int, patterns: Sequence[_Pattern]) -> _Level:
-    """One expression instead of hundreds: 40,000 files against 200 patterns take a fifth of the time."""
+    """Neighbours of one kind are one expression, so that a file is asked a few times instead of once for each pattern."""
     groups = groupby(reversed(patterns), key=lambda pattern: (pattern.takes_in, pattern.folders_only, pattern.by_name))
     joined = []
     for _, group in groups:

@@ -18,6 +18,7 @@ READER = "jsonl/1"
 _DEFAULT_ID = "id"
 _DIGEST_CHARACTERS = 32
 _SHOWN_FIELDS = 8
+_SHOWN_CHARACTERS = 40
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def _text_of(row: dict[str, Any], name: str) -> str:
         raise _NoRow(f"no text: the field {name!r} isn't there. {_fields_of(row)}")
     text = row[name]
     if not isinstance(text, str):
-        raise _NoRow(f"the text in {name!r} is {_kind(text)}; it must be a string")
+        raise _NoRow(f"the text in {name!r} is {_shown(text)}; it must be a string")
     if "\0" in text:
         raise _NoRow(f"the text in {name!r} holds a zero byte at character {text.index(chr(0))}")
     return check_text(text, "the row", f"the text in {name!r}")
@@ -150,15 +151,16 @@ def _text_of(row: dict[str, Any], name: str) -> str:
 
 def _checked_id(value: Any, name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise _NoRow(f"the id in {name!r} is {_kind(value)}; it must be a string or an integer")
+        raise _NoRow(f"the id in {name!r} is {_shown(value)}; it must be a string or an integer")
     checked = check_text(str(value), "the row", f"the id in {name!r}")
     if not checked or any(character < " " or "\x7f" <= character <= "\x9f" for character in checked):
         raise _NoRow(f"the id in {name!r} is {checked!r}; it must have characters, and no control characters")
     return checked
 
 
-def _kind(value: Any) -> str:
-    return "null" if value is None else f"a {type(value).__name__}"
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _fields_of(row: dict[str, Any]) -> str:

@@ -135,6 +135,8 @@ class Lease:
         if self._table.create(record):
             return
         found = self._table.read()
+        if self._is_mine(found):  # the answer to an earlier attempt got lost
+            return
         if found is not None:  # None: it was released in between
             if not (take_over or self._is_over(found)):
                 raise StoreLocked(self._held_by(found))

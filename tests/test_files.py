@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import UsageError
-from sightline.indexing.files import FoundFile, Root, Selection, discover, is_within, roots_of
+from sightline.indexing.files import FoundFile, Root, Selection, discover, roots_of
 from sightline.indexing.ignoring import MAX_IGNORE_BYTES
 
 
@@ -341,10 +341,3 @@ def test_a_glob_that_says_nothing_is_refused(tmp_path, glob):
     """A glob that can meet nothing is an error, where in an ignore file it is passed over."""
     with pytest.raises(UsageError, match=r"is no glob to exclude.*'\*\.md'"):
         find(tmp_path, exclude=(glob,))
-
-
-def test_within_is_by_the_parts_of_a_path():
-    """A source is within its own scope and those above, not within one whose name it only begins with."""
-    assert is_within("kb", "kb")
-    assert is_within("kb/a.jsonl/7", "kb/a.jsonl")
-    assert not is_within("kb2/a.md", "kb")

@@ -108,11 +108,6 @@ def discover(roots: Sequence[Root], selection: Selection = _EVERYTHING, *, empty
     return listing.discovered()
 
 
-def is_within(source: str, scope: str) -> bool:
-    """Whether a source is a scope or lies below it, by the parts of its path."""
-    return source == scope or source.startswith(scope + "/")
-
-
 @dataclass(slots=True)
 class _Listing:
     """What was found so far, by its source."""

@@ -110,7 +110,8 @@ def index(
         ContractMismatch: The collection was made by an embedder that sees differently.
         StoreError: The store can't do what it was asked, is held by another writer, or holds a collection of another program.
     """
-    found = _found(paths, roots, Selection(tuple(include), tuple(exclude), ignore_files), needed=documents is None)
+    selection = Selection(tuple(include), tuple(exclude), ignore_files)
+    found = _found(paths, roots, selection, needed=documents is None, empty_ok=prune)
     corpus = Corpus(found, jsonl or JsonlFields(), documents or (), None if documents is None else _root_name(root))
     with ExitStack() as resources:
         store = _opened_store(into, resources)
@@ -301,13 +302,18 @@ def embed(
 
 
 def _found(
-    paths: Sequence[str | Path], roots: Mapping[str, str | Path] | None, selection: Selection, *, needed: bool
+    paths: Sequence[str | Path],
+    roots: Mapping[str, str | Path] | None,
+    selection: Selection,
+    *,
+    needed: bool,
+    empty_ok: bool,
 ) -> Discovered:
     if isinstance(paths, (str, Path)):
         raise UsageError(f"paths is a list of files and folders; got {paths!r}. Write [{str(paths)!r}].")
     if not paths and not roots and not needed:
         return Discovered(files=(), skipped=(), ignored=0, scopes=())
-    return discover(roots_of(paths, roots), selection)
+    return discover(roots_of(paths, roots), selection, empty_ok=empty_ok)
 
 
 def _root_name(root: str) -> str:

@@ -24,7 +24,7 @@ from sightline.indexing.background import Background
 from sightline.indexing.chunking import ChunkSettings, chunk
 from sightline.indexing.files import Discovered, FoundFile
 from sightline.indexing.plan import DocumentPlan, is_unchanged, plan_document, plan_removal
-from sightline.indexing.reading import JsonlFields, read_documents
+from sightline.indexing.reading import JsonlFields, has_rows, read_documents
 from sightline.indexing.reconcile import Stored, is_within
 from sightline.metadata import check_text
 from sightline.protocols import Embedder, Store
@@ -445,10 +445,11 @@ class _Tally:
         self._started = time.monotonic()
         self._on_progress = on_progress
         self._lock = threading.Lock()
+        files = corpus.found.files
         self._ignored = corpus.found.ignored
         self._skipped = list(corpus.found.skipped)
-        self._documents_total = None if corpus.root is not None else len(self._skipped) + len(corpus.found.files)
-        self._bytes_total = None if corpus.root is not None else sum(file.size for file in corpus.found.files)
+        self._documents_total = None if corpus.root is not None or any(map(has_rows, files)) else len(self._skipped) + len(files)
+        self._bytes_total = None if corpus.root is not None else sum(file.size for file in files)
         self._sizes: dict[str, int] = {}
         self._removals: set[str] = set()
         self._unchanged = self._changed = self._empty = self._removed = self._bytes = 0

@@ -74,6 +74,11 @@ def read_documents(found: FoundFile, fields: JsonlFields = _DEFAULT_FIELDS) -> I
         yield SkippedFile(found.source, "nested too deeply to be parsed")
 
 
+def has_rows(found: FoundFile) -> bool:
+    """Whether a file is not one document but one in each of its rows."""
+    return found.path.suffix.lower() not in _READERS
+
+
 class _Unreadable(Exception):
     """Why a file is no document."""
 

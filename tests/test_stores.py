@@ -58,14 +58,6 @@ class TestEdgeStore(StoreConformance):
         store.close()
 
 
-class TestChromaStore(StoreConformance):
-    @pytest.fixture
-    def store(self, tmp_path):
-        store = open_store(f"chroma:{tmp_path}/a b/handbook")
-        yield store
-        store.close()
-
-
 @pytest.fixture(params=["edge:{}/kb", "chroma:{}/kb/handbook"])
 def url(request, tmp_path):
     return request.param.format(tmp_path)
@@ -292,80 +284,6 @@ class TestEdgeDirectory:
             "page_content": "text 0", "metadata": {"source": "docs/a.md", "lang": "en"}, "source": "docs/a.md",
             "sightline_point": 1, "sightline_head": 1, "sightline_hash": "abc", "sightline_chunks": 1, "sightline_settings": "c1",
         }  # fmt: skip
-
-
-class TestChromaDirectory:
-    @pytest.fixture
-    def client(self, tmp_path):
-        import chromadb
-
-        with chromadb.PersistentClient(str(tmp_path)) as client:
-            yield client
-
-    def test_its_records_are_what_the_frameworks_read(self, opened, client, tmp_path):
-        """Text as the document, flat metadata with the source, our integers, cosine space; what is odd is JSON text."""
-        store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {"a": [1]})
-        store.upsert([point(0, lang="en", tags=["a", "b"], none=None, deep={"x": 1})], VECTORS[:1])
-        collection = client.get_collection("handbook", embedding_function=None)
-        record = collection.get(point().id)
-        assert collection.configuration_json["hnsw"]["space"] == "cosine"
-        assert collection.metadata == {"sightline_contract": '{"a": [1]}', "sightline_dimensions": 4}
-        assert record["documents"] == ["text 0"]
-        [metadata] = record["metadatas"]
-        assert json.loads(metadata.pop("sightline_metadata")) == {"none": None, "deep": {"x": 1}}
-        assert metadata == {"source": "docs/a.md", "lang": "en", "tags": ["a", "b"], "sightline_point": 1}
-
-    def test_collections_of_one_directory_are_apart(self, opened, tmp_path):
-        """Each collection has its own points and contract."""
-        first = opened(f"chroma:{tmp_path}/first")
-        first.create(4, {"n": 1})
-        first.upsert([point()], VECTORS[:1])
-        first.close()
-        second = opened(f"chroma:{tmp_path}/second")
-        assert second.exists() is False
-        second.create(3, {"n": 2})
-        assert (second.count(), opened(f"chroma:{tmp_path}/first").count()) == (0, 1)
-
-    def test_a_collection_of_somebody_else_is_left_alone(self, opened, client, tmp_path):
-        """It exists, has no contract, and is neither searched nor written: its scores may not be cosines."""
-        client.create_collection("theirs", metadata={"by": "them"}, embedding_function=None)
-        store = opened(f"chroma:{tmp_path}/theirs")
-        assert (store.exists(), store.read_contract()) == (True, None)
-        for operation in (store.count, lambda: store.delete([]), lambda: store.create(4, {})):
-            with pytest.raises(StoreError):
-                operation()
-
-    def test_points_of_somebody_else_survive(self, opened, client, tmp_path):
-        """Records that a framework added are found, but never listed as ours."""
-        store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {})
-        store.upsert([point()], VECTORS[:1])
-        client.get_collection("handbook", embedding_function=None).add(
-            ids=["theirs"], embeddings=VECTORS[1:2], documents=["other"], metadatas=[{"source": "docs/a.md", "x": 1}]
-        )
-        assert store.chunk_ids("docs/a.md") == [point().id]
-        assert [(hit.id, hit.text, hit.metadata) for hit in store.search(VECTORS[1], limit=1)] == [
-            ("theirs", "other", {"source": "docs/a.md", "x": 1})
-        ]
-
-    def test_it_stays_out_of_an_edge_directory(self, opened, tmp_path):
-        """Two databases don't share one directory."""
-        store = opened(f"edge:{tmp_path}")
-        store.create(4, {})
-        store.close()
-        with pytest.raises(UsageError, match="Qdrant Edge"):
-            opened(f"chroma:{tmp_path}/handbook").create(4, {})
-        (tmp_path / "other").mkdir()
-        (tmp_path / "other" / "chroma.sqlite3").touch()
-        with pytest.raises(UsageError, match="something else"):
-            opened(f"edge:{tmp_path}/other").create(4, {})
-
-    def test_opening_sends_nothing(self, opened, tmp_path):
-        """Chroma's telemetry is off."""
-        store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {})
-        assert store._client.get_settings().anonymized_telemetry is False
 
 
 def test_the_directory_of_a_url_may_begin_with_a_tilde(monkeypatch, opened, tmp_path):

@@ -49,7 +49,7 @@ from sightline.stores.checks import (
 )
 from sightline.stores.chroma_where import Nothing, both, where
 from sightline.stores.filters import parse_filter
-from sightline.stores.locks import DirectoryLock
+from sightline.stores.locks import LOCK_NAME, DirectoryLock
 from sightline.stores.payload import (
     HEAD_KEY,
     POINT_KEY,
@@ -66,6 +66,7 @@ from sightline.types import Filter, FloatArray, Head, Hit, Point, Record
 
 try:
     import chromadb
+    from chromadb.api.shared_system_client import SharedSystemClient
     from chromadb.config import Settings
     from chromadb.errors import ChromaError, NotFoundError
 except ImportError as error:
@@ -89,6 +90,9 @@ _DIGESTS_PER_REQUEST = 512
 _BYTES_PER_NUMBER = 6  # of a vector on its way to a server: base64, with some room
 # How many candidates are scored by cosine where Chroma orders them by something else.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
+
+# Directory -> its last write, as of when this process opened the database there.
+_OPENED: dict[Path, int] = {}
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -179,6 +183,7 @@ class ChromaStore:
         text = contract_json(contract)
         self._existing()
         self.acquire()
+        self._database.check()
         collection = self._existing()
         self._change(collection, {CONTRACT_KEY: text, DIMENSIONS_KEY: self.dimensions()})
 
@@ -189,7 +194,9 @@ class ChromaStore:
     def write_mark(self, mark: Mapping[str, Any]) -> None:
         """Replace the mark."""
         text = contract_json(mark)
-        self._change(self._writable(), {MARK_KEY: text})
+        collection = self._writable()
+        self._database.check()
+        self._change(collection, {MARK_KEY: text})
 
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
         """Write points; an existing one is replaced whole."""
@@ -304,6 +311,8 @@ class ChromaStore:
         live = self._database.find(self._name)
         if live is not None and not _is_ours(live):
             raise not_ours(self.url)
+        old = f"{self._name}{_OLD}"
+        self._checked_beside(self._database.find(old), old)
         self._database.check()
         self._change(staged, {_COMPLETE_KEY: 1})
         self._swap(live, staged)
@@ -471,18 +480,19 @@ class ChromaStore:
         is_cosine = _space(collection) == "cosine"
         asked = most if is_cosine else max(most * _CANDIDATES_PER_HIT, _MIN_CANDIDATES)
         unit = query if is_cosine else query / (np.linalg.norm(query) or 1.0)
+        details = ["documents", "metadatas"] if is_cosine and asked <= _RECORDS_PER_PAGE else []
         found = self._request("search", lambda: collection.query(
-            query_embeddings=unit[None, :], n_results=asked, where=clause, include=["distances"],
+            query_embeddings=unit[None, :], n_results=asked, where=clause, include=["distances", *details],
         ))  # fmt: skip
         ids = found["ids"][0]
         if len(ids) < most and len(self._page(collection, clause, [], most, 0)["ids"]) > len(ids):
-            ids, is_cosine = [one for one, _, _ in self._pages(collection, clause, [])], False
+            ids, is_cosine, details = [one for one, _, _ in self._pages(collection, clause, [])], False, []
         if is_cosine:
-            scores = {one: 1.0 - distance for one, distance in zip(ids, found["distances"][0], strict=True)}
+            scores = {one: 1.0 - float(distance) for one, distance in zip(ids, found["distances"][0], strict=True)}
         else:
             scores = {one: _cosine(vector, query) for one, vector in self._vectors(collection, ids).items()}
         best = sorted(scores, key=lambda one: -scores[one])[:most]
-        points = self._points(collection, best)
+        points = _points_of(ids, found["documents"][0], found["metadatas"][0]) if details else self._points(collection, best)
         return [hit(points[one], scores[one]) for one in best if one in points]
 
     def _points(self, collection: Any, ids: list[str]) -> dict[str, Point]:
@@ -490,8 +500,7 @@ class ChromaStore:
         for start in range(0, len(ids), _RECORDS_PER_PAGE):
             batch = ids[start : start + _RECORDS_PER_PAGE]
             page = self._request("read", partial(collection.get, ids=batch, include=["documents", "metadatas"]))
-            rows = zip(page["ids"], page["documents"], page["metadatas"], strict=True)
-            points |= {one: point_from_flat(one, document, flat) for one, document, flat in rows}
+            points |= _points_of(page["ids"], page["documents"], page["metadatas"])
         return points
 
 
@@ -580,8 +589,8 @@ class Database(ABC):
         except (ChromaError, ValueError, TypeError) as error:
             raise self._failed(error) from error
         except BaseException as error:
-            # A panic of Chroma's core is no Exception, so that nobody can catch it by its type.
-            if type(error).__name__ != "PanicException":
+            # A panic of Chroma's core is no Exception, and an answer that its client doesn't know is a bare one.
+            if type(error).__name__ not in ("PanicException", "Exception"):
                 raise
             raise self._failed(error) from error
 
@@ -609,11 +618,19 @@ class _Directory(Database):
         if (self._directory / "sightline.json").exists():
             raise UsageError(f"The directory of {self.url} holds a Qdrant Edge collection; give another directory.")
         make_directory(self._directory, self.url)
+        is_stale = self._is_open() and _OPENED.get(self._directory) != self._last_write()
         self._lock.acquire(self.url)
         # What was opened before the lock may not know what another process wrote since, and writing from there would remove
-        # that from the index for good.
+        # that from the index for good (1,500 of 1,500 vectors, in a trial).
         self._disconnect()
+        if is_stale and self._is_open():
+            self._unlock()
+            raise StoreError(
+                f"Another process wrote to the directory of {self.url} since this process opened it, and another client of this"
+                " process keeps it open as it was. Close that client or store, then try again."
+            )
         self._connect()
+        _OPENED[self._directory] = self._last_write()
 
     def check(self) -> None:
         """Nothing to check: the lock can't be lost."""
@@ -625,7 +642,7 @@ class _Directory(Database):
             try:
                 self._disconnect()
             finally:
-                self._lock.release()
+                self._unlock()
 
     def batches(self, sizes: Sequence[int]) -> list[slice]:
         """By count only: nothing is sent anywhere."""
@@ -633,8 +650,27 @@ class _Directory(Database):
         return [slice(start, start + size) for start in range(0, len(sizes), size)]
 
     def _connect(self) -> None:
+        if not self._is_open() or self._directory not in _OPENED:
+            _OPENED[self._directory] = self._last_write()
         with self._named():
             self._client = _persistent_client(self.url, self._directory)
+
+    def _unlock(self) -> None:
+        is_current = _OPENED.get(self._directory) == self._last_write()
+        self._lock.release()
+        if is_current:
+            _OPENED[self._directory] = self._last_write()
+
+    def _is_open(self) -> bool:
+        """Whether this process has the database open: Chroma shares it among all clients here, ours or not."""
+        return str(self._directory) in SharedSystemClient._identifier_to_system
+
+    def _last_write(self) -> int:
+        """When somebody last became the writer or ceased to be, in ns; 0 for never."""
+        try:
+            return (self._directory / LOCK_NAME).stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None
@@ -678,6 +714,11 @@ def _space(collection: Any) -> str:
 def _replacing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The new metadata with None for every key that the old one has beyond it: Chroma merges, and None removes."""
     return {**dict.fromkeys(old), **new}
+
+
+def _points_of(ids: Sequence[str], documents: Sequence[Any], metadatas: Sequence[Any]) -> dict[str, Point]:
+    rows = zip(ids, documents, metadatas, strict=True)
+    return {one: point_from_flat(one, document, flat) for one, document, flat in rows}
 
 
 def _cosine(vector: FloatArray, query: FloatArray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ _BYTES_PER_REQUEST = 8 * 2**20
 _POINTS_PER_REQUEST = 1000
 _TIMEOUT = httpx.Timeout(connect=10, read=120, write=120, pool=120)
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -65,12 +67,13 @@ class Server(Database):
 
     def close(self) -> None:
         """Give the lease back and close the connections."""
-        with self.guard:
-            if self.closed:
-                return
-            try:
-                self._lease.release()
-            finally:
+        try:
+            # Not under the guard: the lease waits for its heartbeat, which may be waiting for the guard.
+            self._lease.release()
+        except StoreError as error:
+            _log.warning("the lease of %s stays until it is taken over: %s", self.url, error)
+        finally:
+            with self.guard:
                 self.closed = True
                 client, self._client = self._client, None
                 if client is not None:

@@ -14,6 +14,7 @@ import httpx
 from chromadb.api import ServerAPI
 from chromadb.api.models.Collection import Collection
 from chromadb.config import Settings, System
+from chromadb.errors import ChromaError
 
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
 from sightline.stores.checks import store_closed
@@ -251,7 +252,8 @@ def _is_from_chroma(text: str) -> bool:
 
 def _is_transient(error: BaseException) -> bool:
     """Whether the same request may go through in a moment."""
-    return isinstance(error, (httpx.TransportError, _Busy))
+    # The second is what Chroma says of a collection that is just being removed or made.
+    return isinstance(error, (httpx.TransportError, _Busy)) or (isinstance(error, ChromaError) and "Missing field" in str(error))
 
 
 def _asked_wait_s(error: BaseException) -> float | None:

@@ -105,8 +105,12 @@ class Lease:
             if self._thread is not None:
                 return
             self._since = self._clock()
-            self._take(take_over)
-            _OWN_RUNS.add(self._run)
+            _OWN_RUNS.add(self._run)  # first: another thread that finds the lease must see that its run lives
+            try:
+                self._take(take_over)
+            except BaseException:
+                _OWN_RUNS.discard(self._run)
+                raise
             self._thread = threading.Thread(target=self._beat, name=f"sightline-lease-{self._run[:8]}", daemon=True)
             self._thread.start()
 

@@ -103,12 +103,14 @@ _BYTES_PER_NUMBER_AS_JSON = 22
 _IDS_PER_REQUEST = 1000
 _TEXTS_PER_REQUEST = 200
 _RECORDS_PER_PAGE, _PLAIN_RECORDS_PER_PAGE = 256, 2000
+_LOCAL_RECORDS_PER_PAGE = 5000  # local mode looks at all points for each page
 _CANDIDATES = 200
 # A run that writes more than this gains by indexing once at its end; the server indexes from 10 to 20 MB a segment on.
 _BULK_POINTS = 10_000
 _NEVER_INDEX_KB = 1_000_000_000
 _DEFAULT_THRESHOLD_KB = 10_000
 _LOCAL_MODE_POINTS = 20_000
+_CLIENTS_LOCK = ".lock"
 
 _TRANSIENT_HTTP = {408, 429, *range(500, 600)} - {507}  # 507: a quota is used up, which waiting doesn't mend
 _TRANSIENT_GRPC = {
@@ -218,7 +220,7 @@ class QdrantStore:
             self.acquire()
             self._refuse_existing()  # again: now nobody else can be making it
             self._database.prepare()
-            self._tidy()
+            self._sweep(self._beside())
             physical = f"{self._name}__{uuid.uuid4().hex[:12]}"
             vectors = models.VectorParams(size=length, distance=models.Distance.COSINE)
             metadata = {CONTRACT_KEY: data, MARK_KEY: {}, _STATE_KEY: _NEW}
@@ -358,7 +360,10 @@ class QdrantStore:
             self._set(staged, {_REPLACES_KEY: self._alias_target() or ""})
             self._database.check()
             self._move_alias(staged)
-            self._tidy()
+            try:
+                self._tidy()
+            except StoreError as error:  # the swap is done, so the rebuild is too
+                _log.warning("what %s was before the rebuild is still there, the next run drops it: %s", self.url, error)
 
     def drop_staging(self) -> None:
         """Remove the staging collection, if there is one."""
@@ -376,6 +381,8 @@ class QdrantStore:
             return
         with self._guard:
             try:
+                if self._database.deferred:
+                    self._database.check()
                 for physical in sorted(self._database.deferred):
                     self._restore_indexing(physical)
             except StoreError as error:
@@ -496,13 +503,18 @@ class QdrantStore:
         replaced = metadata.get(_REPLACES_KEY)
         if replaced in beside:
             self._drop(replaced)
-        if live != self._name and (replaced or metadata.get(_STATE_KEY) != _LIVE):
+        if replaced or metadata.get(_STATE_KEY) in (_NEW, _STAGING):
             self._set(live, {_STATE_KEY: _LIVE, _REPLACES_KEY: ""})
+        self._sweep(beside)
+        for name, found in beside.items():
+            if found.get(_STATE_KEY) == _STAGING:
+                self._restore_indexing(name, found)
+
+    def _sweep(self, beside: Mapping[str, Mapping[str, Any]]) -> None:
+        """Drop what a `create` that was cut short left."""
         for name, metadata in beside.items():
             if metadata.get(_STATE_KEY) == _NEW:
                 self._drop(name)
-            elif metadata.get(_STATE_KEY) == _STAGING:
-                self._restore_indexing(name, metadata)
 
     def _drop(self, physical: str) -> None:
         self._request("dropping the old collection", lambda client: client.delete_collection(physical))
@@ -536,12 +548,15 @@ class QdrantStore:
     def _overwrite(self, layout: _Layout, points: Sequence[Point], payloads: Sequence[dict[str, Any]]) -> None:
         if any(point.head is not None for point in points):
             self._database.check()
-        # By filter and not by id: an id that isn't there is then no error, and another program's point is left alone.
+        found = self._request("reading", partial(_retrieve, layout.name, [point.id for point in points]))
+        here = {str(record.id) for record in found if is_ours(record.payload)}
         operations = [
-            models.OverwritePayloadOperation(overwrite_payload=models.SetPayload(payload=payload, filter=_ours([point.id])))
+            models.OverwritePayloadOperation(overwrite_payload=models.SetPayload(payload=payload, points=[point.id]))
             for point, payload in zip(points, payloads, strict=True)
+            if point.id in here
         ]
-        self._request("updating", partial(_update, layout.name, operations))
+        if operations:
+            self._request("updating", partial(_update, layout.name, operations))
 
     def _scroll(
         self, layout: _Layout, where: models.Filter | None, fields: list[str] | bool, *, vectors: bool = False,
@@ -549,6 +564,8 @@ class QdrantStore:
     ) -> Iterator[Any]:
         """Records page by page, in the order of their ids."""
         with_vectors = _vector_selector(layout) if vectors else False
+        if not self._database.is_server:
+            size = max(size, _LOCAL_RECORDS_PER_PAGE)
         offset: Any = None
         while True:
             self._check_open()
@@ -565,7 +582,7 @@ class QdrantStore:
         without = 0
         left = limit
         size = _RECORDS_PER_PAGE if limit is None else max(1, min(limit, _RECORDS_PER_PAGE))
-        for record in self._scroll(layout, None, True, vectors=True, size=size) if limit != 0 else ():
+        for record in () if limit == 0 else self._scroll(layout, None, True, vectors=True, size=size):
             row = _vector(record, layout)
             if row is None:
                 without += 1
@@ -790,9 +807,10 @@ class _Server(_Database):
                 "the key in %s travels to %s without encryption; use qdrant+https:// where the server speaks TLS",
                 API_KEY_VARIABLE, self._host,
             )  # fmt: skip
+        host = f"[{self._host}]" if ":" in self._host else self._host
         with _without_client_warnings():
             return QdrantClient(
-                host=self._host, port=self._rest_port, grpc_port=self._grpc_port, prefer_grpc=is_grpc, https=self._tls,
+                host=host, port=self._rest_port, grpc_port=self._grpc_port, prefer_grpc=is_grpc, https=self._tls,
                 api_key=key, timeout=timeout_s, check_compatibility=False,
             )  # fmt: skip
 
@@ -909,17 +927,27 @@ class _Directory(_Database):
 
     def _open(self) -> QdrantClient:
         remove_half_made(self._path)
+        self._refuse_other_program()  # before the client finds it out: it would leave its lock file open
+        with _without_client_warnings():
+            client = QdrantClient(path=str(self._path), force_disable_check_same_thread=True)
+        sizes = [client.count(one.name).count for one in client.get_collections().collections]
+        self._warn_if_large(max(sizes, default=0))
+        return client
+
+    def _refuse_other_program(self) -> None:
+        import portalocker  # as the client does: it looks for writable directories when it is imported
+
         try:
-            with _without_client_warnings():
-                client = QdrantClient(path=str(self._path), force_disable_check_same_thread=True)
-        except RuntimeError as error:
+            with (self._path / _CLIENTS_LOCK).open("r+") as file:
+                portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+                portalocker.unlock(file)
+        except FileNotFoundError:
+            return
+        except portalocker.exceptions.LockException as error:
             raise StoreLocked(
                 f"{self._url} is held by a program that uses qdrant-client without Sightline: local mode lets one in at a time."
                 " Close it, then try again."
             ) from error
-        sizes = [client.count(one.name).count for one in client.get_collections().collections]
-        self._warn_if_large(max(sizes, default=0))
-        return client
 
     def _warn_if_large(self, points: int) -> None:
         if points > _LOCAL_MODE_POINTS and not self._is_large:
@@ -1022,6 +1050,10 @@ def _finished(result: models.UpdateResult) -> None:
 
 def _delete(physical: str, where: models.FilterSelector, client: QdrantClient) -> None:
     _finished(client.delete(physical, where, wait=True))
+
+
+def _retrieve(physical: str, ids: Sequence[str], client: QdrantClient) -> list[Any]:
+    return client.retrieve(physical, ids, with_payload=[POINT_KEY])
 
 
 def _update(physical: str, operations: Sequence[Any], client: QdrantClient) -> None:

@@ -1,0 +1,195 @@
+"""A server that speaks Qdrant's gRPC on localhost, with qdrant-client's local mode behind it.
+
+It stands in for the real server where none can run: what travels over the wire, keys, refused and repeated requests, aliases and
+the lease are real; search, durability, indexing and speed are not, and neither is anything that only Qdrant's engine does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from qdrant_client import QdrantClient
+from qdrant_client import grpc as proto
+from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+
+NEVER_SET_KB = 20_000
+
+
+class Faults(grpc.ServerInterceptor):
+    """Refuses what lacks the key, and fails the next requests of a method as a test says."""
+
+    def __init__(self, key: str | None) -> None:
+        self.key = key
+        self.calls: Counter[str] = Counter()
+        self.failing: dict[str, list[grpc.StatusCode]] = {}
+
+    def intercept_service(self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails) -> Any:
+        method = details.method.rpartition("/")[2]
+        self.calls[method] += 1
+        keys = [value for name, value in details.invocation_metadata if name == "api-key"]
+        if self.key and method != "HealthCheck" and keys != [self.key]:
+            return _failing(grpc.StatusCode.UNAUTHENTICATED, "Must provide an API key")
+        if self.failing.get(method):
+            return _failing(self.failing[method].pop(0), "not now")
+        return continuation(details)
+
+
+def _failing(code: grpc.StatusCode, text: str) -> grpc.RpcMethodHandler:
+    return grpc.unary_unary_rpc_method_handler(lambda request, context: context.abort(code, text))
+
+
+class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServicer):
+    """The few methods that the store uses."""
+
+    def __init__(self, version: str) -> None:
+        self.client = QdrantClient(":memory:")
+        self.version = version
+        self.lock = threading.Lock()
+        self.thresholds: dict[str, int] = {}
+        self.indexed: list[tuple[str, str]] = []
+        self.statuses: list[int] = []  # what the next writes answer, instead of "completed"
+        self.largest_request = 0
+
+    def HealthCheck(self, request: Any, context: Any) -> Any:
+        return proto.HealthCheckReply(title="stand-in", version=self.version)
+
+    def Create(self, request: Any, context: Any) -> Any:
+        vectors = GrpcToRest.convert_vectors_config(request.vectors_config) if request.HasField("vectors_config") else None
+        metadata = GrpcToRest.convert_payload(request.metadata)
+        with self.answering(context):
+            self.client.create_collection(request.collection_name, vectors, metadata=metadata)
+        return proto.CollectionOperationResponse(result=True)
+
+    def Update(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            name = self.client.get_aliases()
+            aliases = {one.alias_name: one.collection_name for one in name.aliases}
+            physical = aliases.get(request.collection_name, request.collection_name)
+            if request.HasField("optimizers_config"):
+                self.thresholds[physical] = request.optimizers_config.indexing_threshold
+            self.client.update_collection(physical, metadata=GrpcToRest.convert_payload(request.metadata))
+        return proto.CollectionOperationResponse(result=True)
+
+    def Delete(self, request: Any, context: Any) -> Any:
+        if isinstance(request, proto.DeletePoints):
+            with self.answering(context):
+                selector = GrpcToRest.convert_points_selector(request.points)
+                self.client.delete(request.collection_name, selector)
+            return self.done()
+        with self.answering(context):
+            self.client.delete_collection(request.collection_name)
+        return proto.CollectionOperationResponse(result=True)
+
+    def Get(self, request: Any, context: Any) -> Any:
+        if isinstance(request, proto.GetPoints):
+            ids = [GrpcToRest.convert_point_id(one) for one in request.ids]
+            with self.answering(context):
+                fields = GrpcToRest.convert_with_payload_interface(request.with_payload)
+                found = self.client.retrieve(request.collection_name, ids, with_payload=fields)
+            return proto.GetResponse(result=[RestToGrpc.convert_record(one) for one in found])
+        with self.answering(context):
+            info = RestToGrpc.convert_collection_info(self.client.get_collection(request.collection_name))
+            info.config.optimizer_config.indexing_threshold = self.thresholds.get(request.collection_name, NEVER_SET_KB)
+        return proto.GetCollectionInfoResponse(result=info)
+
+    def List(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            names = [one.name for one in self.client.get_collections().collections]
+        return proto.ListCollectionsResponse(collections=[proto.CollectionDescription(name=name) for name in names])
+
+    def ListAliases(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            aliases = [RestToGrpc.convert_alias_description(one) for one in self.client.get_aliases().aliases]
+        return proto.ListAliasesResponse(aliases=aliases)
+
+    def UpdateAliases(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            self.client.update_collection_aliases([GrpcToRest.convert_alias_operations(one) for one in request.actions])
+        return proto.CollectionOperationResponse(result=True)
+
+    def Upsert(self, request: Any, context: Any) -> Any:
+        self.largest_request = max(self.largest_request, request.ByteSize())
+        with self.answering(context):
+            self.client.upsert(request.collection_name, [GrpcToRest.convert_point_struct(one) for one in request.points])
+        return self.done()
+
+    def UpdateBatch(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            operations = [GrpcToRest.convert_points_update_operation(one) for one in request.operations]
+            self.client.batch_update_points(request.collection_name, operations)
+        return proto.UpdateBatchResponse(result=[self.done().result for _ in operations])
+
+    def CreateFieldIndex(self, request: Any, context: Any) -> Any:
+        self.indexed.append((request.collection_name, request.field_name))
+        return self.done()
+
+    def Scroll(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            records, offset = self.client.scroll(
+                request.collection_name,
+                scroll_filter=GrpcToRest.convert_filter(request.filter) if request.HasField("filter") else None,
+                limit=request.limit,
+                offset=GrpcToRest.convert_point_id(request.offset) if request.HasField("offset") else None,
+                with_payload=GrpcToRest.convert_with_payload_interface(request.with_payload),
+                with_vectors=GrpcToRest.convert_with_vectors_selector(request.with_vectors),
+            )
+        following = None if offset is None else RestToGrpc.convert_extended_point_id(offset)
+        return proto.ScrollResponse(result=[RestToGrpc.convert_record(one) for one in records], next_page_offset=following)
+
+    def Query(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            found = self.client.query_points(
+                request.collection_name,
+                query=GrpcToRest.convert_query(request.query),
+                using=request.using or None,
+                query_filter=GrpcToRest.convert_filter(request.filter) if request.HasField("filter") else None,
+                limit=request.limit,
+                with_payload=GrpcToRest.convert_with_payload_interface(request.with_payload),
+                with_vectors=GrpcToRest.convert_with_vectors_selector(request.with_vectors),
+            )
+        return proto.QueryResponse(result=[RestToGrpc.convert_scored_point(one) for one in found.points])
+
+    def Count(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            return proto.CountResponse(result=proto.CountResult(count=self.client.count(request.collection_name).count))
+
+    def done(self) -> Any:
+        status = self.statuses.pop(0) if self.statuses else proto.UpdateStatus.Completed
+        return proto.PointsOperationResponse(result=proto.UpdateResult(operation_id=0, status=status))
+
+    @contextmanager
+    def answering(self, context: Any) -> Iterator[None]:
+        with self.lock:
+            try:
+                yield
+            except ValueError as error:
+                codes = {"not found": grpc.StatusCode.NOT_FOUND, "already exists": grpc.StatusCode.ALREADY_EXISTS}
+                code = next((code for text, code in codes.items() if text in str(error)), grpc.StatusCode.INVALID_ARGUMENT)
+                context.abort(code, str(error))
+
+
+class RunningServer:
+    """The stand-in on a port of this machine."""
+
+    def __init__(self, *, key: str | None = None, version: str = "1.19.0") -> None:
+        self.faults = Faults(key)
+        self.stand_in = StandIn(version)
+        self._server = grpc.server(ThreadPoolExecutor(8), interceptors=[self.faults])
+        proto.add_QdrantServicer_to_server(self.stand_in, self._server)
+        proto.add_CollectionsServicer_to_server(self.stand_in, self._server)
+        proto.add_PointsServicer_to_server(self.stand_in, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def url(self, name: str = "handbook") -> str:
+        return f"qdrant://127.0.0.1:{self.port}/{name}"
+
+    def stop(self) -> None:
+        self._server.stop(None).wait()
+        self.stand_in.client.close()

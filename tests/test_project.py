@@ -47,7 +47,7 @@ HOME_OF = {
     "safetensors": "embedding/",
     "huggingface_hub": "embedding/",
     "qdrant_edge": "stores/edge.py",
-    "qdrant_client": "stores/qdrant.py",
+    "qdrant_client": "stores/qdrant",
     "chromadb": "stores/chroma",
     "rich": "cli/",
     "click": "cli/",

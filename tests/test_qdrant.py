@@ -25,9 +25,9 @@ from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as proto
 from qdrant_client.local.local_collection import LocalCollection
 
-from qdrant_server import NEVER_SET_KB, RunningServer
+from qdrant_stand_in import NEVER_SET_KB, RunningServer
 from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreUnreachable, UsageError
-from sightline.stores import open_store, qdrant, retries
+from sightline.stores import open_store, qdrant, qdrant_directory, qdrant_server, retries
 from sightline.stores.filters import matches, parse_filter
 from sightline.testing import StoreConformance
 from sightline.types import Head, Point
@@ -64,7 +64,7 @@ def store(server: RunningServer) -> Iterator[qdrant.QdrantStore]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Retries wait for nothing; what they would have waited is noted."""
     waits: list[float] = []
-    monkeypatch.setattr(qdrant, "retrying", partial(retries.retrying, sleep=waits.append))
+    monkeypatch.setattr(qdrant_server, "retrying", partial(retries.retrying, sleep=waits.append))
     return waits
 
 
@@ -385,7 +385,7 @@ def test_a_writer_that_was_replaced_commits_nothing(server: RunningServer, store
 
 def test_indexing_is_put_off_in_a_bulk_load(server: RunningServer, store: qdrant.QdrantStore, monkeypatch):
     """A large write sets a threshold that is never reached; closing restores the old one."""
-    monkeypatch.setattr(qdrant, "_BULK_POINTS", 20)
+    monkeypatch.setattr(qdrant_server, "_BULK_POINTS", 20)
     store.create(DIMENSIONS, CONTRACT)
     physical = alias(server)["handbook"]
     store.upsert(make_points(15), make_vectors(15))
@@ -398,7 +398,7 @@ def test_indexing_is_put_off_in_a_bulk_load(server: RunningServer, store: qdrant
 
 def test_indexing_that_a_killed_run_put_off_is_restored_by_the_next(server: RunningServer, store, monkeypatch):
     """What was put off is written beside it, so the next writer knows, for a half-filled rebuild too."""
-    monkeypatch.setattr(qdrant, "_BULK_POINTS", 5)
+    monkeypatch.setattr(qdrant_server, "_BULK_POINTS", 5)
     store.create(DIMENSIONS, CONTRACT)
     store.upsert(make_points(10), make_vectors(10))
     beside = store.staging()
@@ -413,7 +413,7 @@ def test_indexing_that_a_killed_run_put_off_is_restored_by_the_next(server: Runn
 
 def test_a_rebuild_is_indexed_before_it_goes_live(server: RunningServer, store: qdrant.QdrantStore, monkeypatch):
     """Promoting restores the threshold of what was loaded."""
-    monkeypatch.setattr(qdrant, "_BULK_POINTS", 5)
+    monkeypatch.setattr(qdrant_server, "_BULK_POINTS", 5)
     store.create(DIMENSIONS, CONTRACT)
     beside = store.staging()
     beside.create(DIMENSIONS, CONTRACT)
@@ -760,7 +760,7 @@ def test_two_processes_take_turns(local: qdrant.QdrantStore):
 
 def test_a_large_local_collection_is_one_log_line(local: qdrant.QdrantStore, monkeypatch, caplog: pytest.LogCaptureFixture):
     """The client's own warning doesn't reach the program, which might treat it as an error."""
-    monkeypatch.setattr(qdrant, "_LOCAL_MODE_POINTS", 10)
+    monkeypatch.setattr(qdrant_directory, "_LOCAL_MODE_POINTS", 10)
     monkeypatch.setattr(LocalCollection, "LARGE_DATA_THRESHOLD", 10)
     local.create(DIMENSIONS, CONTRACT)
     for name in ("docs/a.md", "docs/b.md"):

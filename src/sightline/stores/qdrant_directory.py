@@ -1,18 +1,143 @@
-"""Which directories qdrant-client's local mode may open: it unpickles what it finds, so only those that bear our mark."""
+"""qdrant-client's local mode: one process at a time, one call at a time, and only in directories that bear our mark.
+
+It unpickles what it finds, so what somebody else put there is not opened.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sightline.errors import StoreError, UsageError
-from sightline.stores.locks import LOCK_NAME
+from qdrant_client import QdrantClient
 
+from sightline.errors import StoreError, StoreLocked, UsageError
+from sightline.stores.checks import make_directory, store_closed
+from sightline.stores.locks import LOCK_NAME, DirectoryLock
+from sightline.stores.qdrant_database import Call, Database, T
+from sightline.stores.qdrant_errors import (
+    named_errors,
+    without_client_warnings,
+)
+
+_log = logging.getLogger(__name__)
 MARK_NAME = "sightline-qdrant.json"
 _TEMPORARY = f"{MARK_NAME}.tmp"
 _FORMAT = 1
 _META_NAME = "meta.json"
+_LOCAL_MODE_POINTS = 20_000
+_CLIENTS_LOCK = ".lock"
+
+
+class Directory(Database):
+    is_server = False
+
+    def __init__(self, url: str, directory: Path) -> None:
+        super().__init__()
+        self._url = url
+        self._path = directory
+        self._lock = DirectoryLock(directory)
+        self._client: QdrantClient | None = None
+        self._is_large = False
+
+    def is_present(self) -> bool:
+        return is_marked(self._path, self._url)
+
+    def request(self, url: str, what: str, call: Call[T]) -> T:
+        with self.guard, named_errors(url, str(self._path)):
+            client = self._connected()
+            if not self._is_large:
+                return call(client)
+            with without_client_warnings():
+                return call(client)
+
+    def acquire(self, *, take_over: bool) -> None:
+        """Readers of local mode are alone too, so the lock may be held already."""
+        self.is_present()  # what lies there and isn't ours is refused before anything is written beside it
+        make_directory(self._path, self._url)
+        self._lock.acquire(self._url)
+        self.is_held = True
+
+    def release(self) -> None:
+        self.is_held = False
+        if self._client is None:
+            self._lock.release()
+
+    def check(self) -> None:
+        """The system frees the lock with the process only, so it can't be lost."""
+
+    def prepare(self) -> None:
+        if not self.is_present():
+            write_mark_file(self._path, self._url)
+
+    def index_payload(self, physical: str) -> None:
+        """Local mode has no indexes."""
+
+    def expect(self, physical: str, points: int) -> None:
+        if not self._is_large:
+            self._warn_if_large(self.request(self._url, "counting", lambda client: client.count(physical)).count + points)
+
+    def each(self, calls: Sequence[Callable[[], None]]) -> None:
+        for call in calls:
+            call()
+
+    def close(self) -> None:
+        with self.guard:
+            if self.is_closed:
+                return
+            self.is_closed = True
+            self.is_held = False
+            try:
+                if self._client is not None:
+                    self._client.close()
+            finally:
+                self._lock.release()
+
+    def _connected(self) -> QdrantClient:
+        if self.is_closed:
+            raise store_closed(self._url)
+        if self._client is None:
+            self._lock.acquire(self._url)
+            try:
+                self._client = self._open()
+            finally:
+                if self._client is None and not self.is_held:
+                    self._lock.release()
+        return self._client
+
+    def _open(self) -> QdrantClient:
+        remove_half_made(self._path)
+        self._refuse_other_program()  # before the client finds it out: it would leave its lock file open
+        with without_client_warnings():
+            client = QdrantClient(path=str(self._path), force_disable_check_same_thread=True)
+        sizes = [client.count(one.name).count for one in client.get_collections().collections]
+        self._warn_if_large(max(sizes, default=0))
+        return client
+
+    def _refuse_other_program(self) -> None:
+        import portalocker  # as the client does: it looks for writable directories when it is imported
+
+        try:
+            with (self._path / _CLIENTS_LOCK).open("r+") as file:
+                portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+                portalocker.unlock(file)
+        except FileNotFoundError:
+            return
+        except portalocker.exceptions.LockException as error:
+            raise StoreLocked(
+                f"{self._url} is held by a program that uses qdrant-client without Sightline: local mode lets one in at a time."
+                " Close it, then try again."
+            ) from error
+
+    def _warn_if_large(self, points: int) -> None:
+        if points > _LOCAL_MODE_POINTS and not self._is_large:
+            self._is_large = True
+            _log.warning(
+                "%s holds %d points; local mode reads all of them into memory and searches them one by one. For more than"
+                " %d use a Qdrant server (qdrant://HOST:PORT/NAME) or edge:DIR.", self._url, points, _LOCAL_MODE_POINTS,
+            )  # fmt: skip
 
 
 def is_marked(directory: Path, url: str) -> bool:

@@ -1,0 +1,67 @@
+"""What a Qdrant server and local mode have in common: one connection, and the right to write."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from qdrant_client import QdrantClient
+
+T = TypeVar("T")
+Call = Callable[[QdrantClient], T]
+
+
+class Database(ABC):
+    """The connection that a collection and its staging collection share, with the right to write."""
+
+    is_server: bool
+    bytes_per_number = 4
+
+    def __init__(self) -> None:
+        self.guard = threading.RLock()
+        self.is_closed = False
+        self.is_held = False
+        self.epoch = 0  # counts what may have changed which collection a name stands for
+        self.deferred: set[str] = set()
+
+    @abstractmethod
+    def is_present(self) -> bool:
+        """Whether there is a database to ask."""
+
+    @abstractmethod
+    def request(self, url: str, what: str, call: Call[T]) -> T:
+        """The result of `call`, which asks the database; its errors are ours."""
+
+    @abstractmethod
+    def acquire(self, *, take_over: bool) -> None:
+        """Take the right to write or raise StoreLocked."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the right to write back."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise StoreLocked when the right to write was lost."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make the database if there is none."""
+
+    @abstractmethod
+    def index_payload(self, physical: str) -> None:
+        """Index the fields that we filter by."""
+
+    @abstractmethod
+    def expect(self, physical: str, points: int) -> None:
+        """Get ready for so many more points."""
+
+    @abstractmethod
+    def each(self, calls: Sequence[Callable[[], None]]) -> None:
+        """Make all calls; raise the first error after all have ended."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release and disconnect; no error keeps the rest from being done."""

@@ -1,0 +1,242 @@
+"""A Qdrant server: gRPC or REST, retries, the writer's lease, several requests in flight, indexing put off in a bulk load."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any
+
+from qdrant_client import QdrantClient, models
+
+from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
+from sightline.stores.checks import store_closed
+from sightline.stores.leases import Lease
+from sightline.stores.payload import HEAD_KEY, POINT_KEY, SOURCE_KEY, TEXT_KEY
+from sightline.stores.qdrant_database import Call, Database, T
+from sightline.stores.qdrant_errors import (
+    API_KEY_VARIABLE,
+    REFUSED,
+    NameTaken,
+    asked_wait,
+    finished,
+    is_transient,
+    named_errors,
+    said_by,
+    status_of,
+    without_client_warnings,
+)
+from sightline.stores.qdrant_names import defer_indexing
+from sightline.stores.retries import retrying
+
+_log = logging.getLogger(__name__)
+_OLDEST_SERVER = (1, 15, 4)  # the first one with collection metadata
+_TIMEOUT_S, _FIRST_ANSWER_S, _FIRST_ATTEMPTS = 60, 10, 3
+_GRPC_PORT, _REST_PORT = 6334, 6333
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+# Qdrant's own advice is 2 to 4 requests at once.
+_REQUESTS_IN_FLIGHT = 4
+_BYTES_PER_NUMBER_AS_JSON = 22
+# A run that writes more than this gains by indexing once at its end; the server indexes from 10 to 20 MB a segment on.
+_BULK_POINTS = 10_000
+_INDEXED = {
+    models.PayloadSchemaType.KEYWORD: (SOURCE_KEY, TEXT_KEY),
+    models.PayloadSchemaType.INTEGER: (HEAD_KEY, POINT_KEY),
+}
+
+
+class Server(Database):
+    is_server = True
+
+    def __init__(self, url: str, host: str, port: int, collection: str, *, tls: bool) -> None:
+        super().__init__()
+        self._url = url
+        self._host = host
+        self._tls = tls
+        self._grpc_port, self._rest_port = (_GRPC_PORT, _REST_PORT) if port == _REST_PORT else (port, port - 1)
+        self._client: QdrantClient | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._lease = Lease(_WriterRecord(self, url, f"{collection}.writer"), url)
+        self._written: Counter[str] = Counter()
+
+    def is_present(self) -> bool:
+        return True
+
+    def request(self, url: str, what: str, call: Call[T]) -> T:
+        client = self._connected()
+        with named_errors(url, f"{self._host}:{self._grpc_port}"):
+            return retrying(
+                lambda: call(client), is_transient=is_transient, what=f"{what} at {url}", wait_at_least=asked_wait
+            )  # fmt: skip
+
+    def acquire(self, *, take_over: bool) -> None:
+        self._lease.acquire(take_over=take_over)
+        self.is_held = True
+
+    def release(self) -> None:
+        self.is_held = False
+        self._lease.release()
+
+    def check(self) -> None:
+        self._lease.check()
+
+    def prepare(self) -> None:
+        """A server makes its database itself."""
+
+    def index_payload(self, physical: str) -> None:
+        for kind, fields in _INDEXED.items():
+            for field in fields:
+                self.request(self._url, "indexing the payload", partial(_index_field, physical, field, kind))
+
+    def expect(self, physical: str, points: int) -> None:
+        """Put indexing off in a bulk load: an index that is built while it grows is built many times."""
+        with self.guard:
+            self._written[physical] += points
+            if self._written[physical] <= _BULK_POINTS or physical in self.deferred:
+                return
+            self.request(self._url, "putting indexing off", partial(defer_indexing, physical))
+            self.deferred.add(physical)
+
+    def each(self, calls: Sequence[Callable[[], None]]) -> None:
+        if len(calls) < 2:
+            for call in calls:
+                call()
+            return
+        with self.guard:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_REQUESTS_IN_FLIGHT, thread_name_prefix="sightline-qdrant")
+            futures = [self._pool.submit(call) for call in calls]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            for future in futures:
+                future.cancel()  # those that run go on, and are waited for
+            wait(futures)
+        for future in futures:
+            if not future.cancelled():
+                future.result()
+
+    def close(self) -> None:
+        with self.guard:
+            if self.is_closed:
+                return
+            try:
+                if self.is_held:
+                    self.release()
+            except StoreError as error:
+                _log.warning("the lease of %s stays until it runs out: %s", self._url, error)
+            finally:
+                self.is_closed = True
+                if self._pool is not None:
+                    self._pool.shutdown()
+                if self._client is not None:
+                    self._client.close()
+
+    def _connected(self) -> QdrantClient:
+        client = self._client
+        if client is not None:  # without the lock: the lease is renewed while a long operation holds it
+            return client
+        with self.guard:
+            if self.is_closed:
+                raise store_closed(self._url)
+            if self._client is None:
+                self._client = retrying(
+                    self._connect, is_transient=_is_without_answer, what=f"connecting to {self._url}", attempts=_FIRST_ATTEMPTS
+                )
+            return self._client
+
+    def _connect(self) -> QdrantClient:
+        """A client over gRPC, or over REST where only that answers."""
+        failures: list[str] = []
+        for is_grpc, port in ((True, self._grpc_port), (False, self._rest_port)):
+            try:
+                self._check_answer(is_grpc)
+            except StoreUnreachable as error:
+                if isinstance(error.__cause__, Exception) and status_of(error.__cause__) in REFUSED:
+                    raise
+                failures.append(f"{'gRPC' if is_grpc else 'REST'} on port {port}: {said_by(error.__cause__ or error)}")
+                continue
+            if not is_grpc:
+                self.bytes_per_number = _BYTES_PER_NUMBER_AS_JSON
+                _log.warning("%s answers over REST only, which is slower; %s", self._url, failures[0])
+            return self._make_client(is_grpc, _TIMEOUT_S)
+        raise StoreUnreachable(
+            f"No Qdrant server answers at {self._host}:{self._grpc_port} ({'; '.join(failures)}). Check the address and that"
+            f" the server runs{'' if self._tls else '; one that speaks TLS, such as the cloud, is qdrant+https://HOST:PORT/NAME'}."
+        )
+
+    def _check_answer(self, is_grpc: bool) -> None:
+        """Raise StoreUnreachable without an answer, StoreError when the server is too old."""
+        client = self._make_client(is_grpc, _FIRST_ANSWER_S)
+        try:
+            with named_errors(self._url, f"{self._host}:{self._grpc_port if is_grpc else self._rest_port}", unreachable=True):
+                version = client.info().version
+        finally:
+            client.close()
+        numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+        if numbers and tuple(map(int, numbers.groups())) < _OLDEST_SERVER:
+            oldest = ".".join(map(str, _OLDEST_SERVER))
+            raise StoreError(
+                f"The Qdrant server at {self._host}:{self._grpc_port} has version {version}, which keeps no metadata of"
+                f" collections. Sightline needs {oldest} or newer: upgrade the server."
+            )
+
+    def _make_client(self, is_grpc: bool, timeout_s: int) -> QdrantClient:
+        key = os.environ.get(API_KEY_VARIABLE) or None
+        if key and not self._tls and self._host not in _LOOPBACK and timeout_s == _TIMEOUT_S:
+            _log.warning(
+                "the key in %s travels to %s without encryption; use qdrant+https:// where the server speaks TLS",
+                API_KEY_VARIABLE, self._host,
+            )  # fmt: skip
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        with without_client_warnings():
+            return QdrantClient(
+                host=host, port=self._rest_port, grpc_port=self._grpc_port, prefer_grpc=is_grpc, https=self._tls,
+                api_key=key, timeout=timeout_s, check_compatibility=False,
+            )  # fmt: skip
+
+
+class _WriterRecord:
+    """Where a server keeps the lease: the metadata of a collection without vectors, which can be made once only."""
+
+    def __init__(self, server: Server, url: str, name: str) -> None:
+        self._server = server
+        self._url = url
+        self._name = name
+
+    def create(self, record: Mapping[str, Any]) -> bool:
+        def call(client: QdrantClient) -> bool:
+            return bool(client.create_collection(self._name, vectors_config={}, metadata=dict(record)))
+
+        try:
+            return self._server.request(self._url, "taking the lease", call)
+        except NameTaken:
+            return False
+
+    def read(self) -> Mapping[str, Any] | None:
+        try:
+            info = self._server.request(self._url, "reading the lease", lambda client: client.get_collection(self._name))
+        except CollectionNotFound:
+            return None
+        return dict(info.config.metadata or {})
+
+    def replace(self, record: Mapping[str, Any]) -> None:
+        def call(client: QdrantClient) -> bool:
+            return client.update_collection(self._name, metadata=dict(record))
+
+        self._server.request(self._url, "renewing the lease", call)
+
+    def remove(self) -> None:
+        self._server.request(self._url, "ending the lease", lambda client: client.delete_collection(self._name))
+
+
+def _index_field(physical: str, field: str, kind: models.PayloadSchemaType, client: QdrantClient) -> None:
+    finished(client.create_payload_index(physical, field, kind, wait=True))
+
+
+def _is_without_answer(error: BaseException) -> bool:
+    return isinstance(error, StoreUnreachable) and error.__cause__ is None

@@ -3,12 +3,14 @@
 import random
 import re
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sightline.embedding.engine import EmbeddingEngine
 from sightline.errors import UsageError
 from sightline.indexing.chunking import ChunkSettings, chunk, default_settings
 from sightline.testing import HashEmbedder
@@ -352,3 +354,66 @@ def test_the_label_names_chunker_and_size():
     """What a collection remembers changes with the size."""
     assert SIXTEEN.label() == "sections/1:16"
     assert SIXTY.label() != SIXTEEN.label()
+
+
+PROSE = "\n\n".join(
+    [f"# Part {part}\n\n" + " ".join(f"Sentence {part}.{n} tells of wind and swell." for n in range(40)) for part in range(3)]
+)
+
+
+@pytest.mark.parametrize("overlap", [12, 16, 32])
+def test_a_chunk_repeats_the_end_of_the_one_before(minilm: EmbeddingEngine, overlap: int) -> None:
+    """At most so many tokens, from the beginning of a sentence, within the limit, and never across a heading."""
+    settings = default_settings(minilm, 64, overlap)
+    made = chunk(Document("a", PROSE, "markdown"), settings, minilm)
+    repeated = 0
+    for before, after in pairwise(made):
+        assert after.text == PROSE[after.start : after.end]
+        assert after.num_tokens <= 64
+        if before.heading_path == after.heading_path:
+            assert before.start < after.start <= before.end + 2
+            again = PROSE[after.start : before.end]
+            spans = minilm.token_spans(again)
+            assert len(spans) <= overlap + 1
+            assert not again or again.startswith("Sentence")
+            repeated += bool(again)
+        else:
+            assert after.start >= before.end
+    assert repeated > 3
+
+
+def test_an_overlap_leaves_no_gap(minilm: EmbeddingEngine) -> None:
+    """Everything but blank space between chunks is in one."""
+    made = chunk(Document("a", PROSE, "markdown"), default_settings(minilm, 48, 12), minilm)
+    covered = 0
+    for one in made:
+        assert not PROSE[covered : one.start].strip()
+        covered = max(covered, one.end)
+    assert not PROSE[covered:].strip()
+
+
+def test_text_without_blanks_overlaps_by_tokens(minilm: EmbeddingEngine) -> None:
+    """Where there is no sentence, line or word to begin with."""
+    text = "潮汐表每天两次" * 60
+    made = chunk(Document("a", text), default_settings(minilm, 32, 8), minilm)
+    assert all(before.start < after.start < before.end for before, after in pairwise(made))
+
+
+def test_without_a_tokenizer_overlaps_are_characters() -> None:
+    """Four to a token."""
+    made = chunk(Document("a", PROSE, "markdown"), default_settings(HashEmbedder(), 64, 16), HashEmbedder())
+    overlaps = [before.end - after.start for before, after in pairwise(made) if before.heading_path == after.heading_path]
+    assert 0 < max(overlaps) <= 64
+
+
+@pytest.mark.parametrize("overlap", [-1, 33])
+def test_an_overlap_beyond_half_a_chunk_is_refused(overlap: int) -> None:
+    """The message names the range."""
+    with pytest.raises(UsageError, match="0 to 32"):
+        default_settings(HashEmbedder(), 64, overlap)
+
+
+def test_an_overlap_is_part_of_the_label() -> None:
+    """A collection knows that it was cut otherwise; without overlap its label is what it was."""
+    assert ChunkSettings(64).label() != ChunkSettings(64, 16).label()
+    assert ChunkSettings(64).label() == "sections/1:64"

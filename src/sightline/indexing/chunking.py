@@ -58,20 +58,23 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChunkSettings:
-    """How long a chunk may be, in the model's own tokens without special ones."""
+    """How long a chunk may be, and how much of its end the next one repeats; in the model's own tokens without special ones."""
 
     max_tokens: int
+    overlap_tokens: int = 0
 
     def label(self) -> str:
         """What a collection remembers of how its documents were cut."""
-        return f"{_CHUNKER}:{self.max_tokens}"
+        return f"{_CHUNKER}:{self.max_tokens}" + (f"+{self.overlap_tokens}" if self.overlap_tokens else "")
 
 
-def default_settings(embedder: Embedder, chunk_tokens: int | None = None) -> ChunkSettings:
-    """The settings that suit an embedder: 512 tokens, or what it can take where that is less.
+def default_settings(
+    embedder: Embedder, chunk_tokens: int | None = None, overlap_tokens: int | None = None
+) -> ChunkSettings:
+    """The settings that suit an embedder: 512 tokens, or what it can take where that is less, and no overlap.
 
     Raises:
-        UsageError: `chunk_tokens` is out of the range that the embedder allows.
+        UsageError: `chunk_tokens` is out of the range that the embedder allows, or `overlap_tokens` of what that leaves.
     """
     capacity = _capacity(embedder)
     if chunk_tokens is None:
@@ -79,16 +82,21 @@ def default_settings(embedder: Embedder, chunk_tokens: int | None = None) -> Chu
     if chunk_tokens < MIN_CHUNK_TOKENS or (capacity is not None and chunk_tokens > capacity):
         allowed = f"{MIN_CHUNK_TOKENS} or more" if capacity is None else f"{MIN_CHUNK_TOKENS} to {capacity} with this model"
         raise UsageError(f"A chunk can't have {chunk_tokens} tokens; allowed are {allowed}.")
-    return ChunkSettings(chunk_tokens)
+    overlap = overlap_tokens or 0
+    if not 0 <= overlap <= chunk_tokens // 2:
+        raise UsageError(f"An overlap of {overlap} tokens is out of range: 0 to {chunk_tokens // 2}, half of a chunk.")
+    return ChunkSettings(chunk_tokens, overlap)
 
 
 def chunk(document: Document, settings: ChunkSettings, embedder: Embedder) -> list[Chunk]:
     """Chunks of a document in order: they cover its text but for the blank space between them, and none is too long.
 
-    A document of blank space only has none.
+    With an overlap, a chunk that goes on with the section of the one before begins with the end of that one. A document of
+    blank space only has no chunks.
     """
     text = document.text
-    ruler = _Ruler.of(text, settings.max_tokens, embedder.token_spans(text))
+    room = settings.max_tokens - settings.overlap_tokens
+    ruler = _Ruler.of(text, room, embedder.token_spans(text))
     found = outline(text, document.format)
     cutter = _Cutter(text, ruler, found)
     pieces = [
@@ -96,7 +104,10 @@ def chunk(document: Document, settings: ChunkSettings, embedder: Embedder) -> li
         for section in _sections(text, found)
         for start, end in cutter.cut(section.start, section.end, section.body, ruler.limit)
     ]
-    return _checked(pieces, cutter, settings.max_tokens, embedder)
+    counted = _checked(pieces, cutter, room, embedder)
+    if settings.overlap_tokens:
+        counted = _overlapping(counted, cutter, settings, embedder)
+    return [Chunk(text[piece.start : piece.end], piece.start, piece.end, piece.section.path, count) for piece, count in counted]
 
 
 def _capacity(embedder: Embedder) -> int | None:
@@ -250,6 +261,16 @@ class _Cutter:
             return self._after(_WORD_END, unit)
         return self.ruler.inner_starts(unit.start, unit.end)
 
+    def earlier(self, floor: int, start: int, units: int) -> int:
+        """Where to begin so that at most `units` of `text[floor:start]` come first: at a sentence, line, word or token."""
+        places = [self._after(pattern, _Unit(floor, start, Level.WORD)) for pattern in (_SENTENCE_END, _LINE_END, _WORD_END)]
+        for candidates in (*places, list(self.ruler.inner_starts(floor, start))):
+            starts = [place for place in candidates if floor < place < start]
+            first = bisect_left(starts, -units, key=lambda place: -self.ruler.measure(place, start))
+            if first < len(starts):
+                return starts[first]
+        return start
+
     def _after(self, pattern: re.Pattern[str], unit: _Unit) -> list[int]:
         return [match.end() for match in pattern.finditer(self.text, unit.start, unit.end)]
 
@@ -303,9 +324,9 @@ def _between(starts: list[int], unit: _Unit) -> list[int]:
     return starts[bisect_left(starts, unit.start + 1) : bisect_left(starts, unit.end)]
 
 
-def _checked(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Embedder) -> list[Chunk]:
-    """Chunks of the pieces; those that have too many tokens once they stand alone are cut again."""
-    chunks = []
+def _checked(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Embedder) -> list[tuple[_Piece, int]]:
+    """The pieces with their counts; those that have too many tokens once they stand alone are cut again."""
+    counted = []
     while pieces:
         again: list[_Piece] = []
         for piece, count in zip(pieces, _counts(pieces, cutter, max_tokens, embedder), strict=True):
@@ -316,9 +337,25 @@ def _checked(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: E
             if len(smaller) > 1:
                 again.extend(_Piece(start, end, piece.section) for start, end in smaller)
             else:
-                chunks.append(Chunk(cutter.text[piece.start : piece.end], piece.start, piece.end, piece.section.path, count))
+                counted.append((piece, count))
         pieces = again
-    return sorted(chunks, key=lambda made: made.start)
+    return sorted(counted, key=lambda made: made[0].start)
+
+
+def _overlapping(
+    counted: list[tuple[_Piece, int]], cutter: _Cutter, settings: ChunkSettings, embedder: Embedder
+) -> list[tuple[_Piece, int]]:
+    """Pieces that begin with the end of the one before, within their section; one that would become too long stays as it is."""
+    units = settings.overlap_tokens * (1 if cutter.ruler.starts is not None else _CHARS_PER_TOKEN)
+    longer = [piece for piece, _ in counted[:1]]
+    for (before, _), (piece, _) in pairwise(counted):
+        start = cutter.earlier(before.start, piece.start, units) if before.section is piece.section else piece.start
+        longer.append(_Piece(start, piece.end, piece.section))
+    counts = _counts(longer, cutter, settings.max_tokens, embedder)
+    return [
+        (piece, count) if count <= settings.max_tokens else old
+        for piece, count, old in zip(longer, counts, counted, strict=True)
+    ]
 
 
 def _counts(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Embedder) -> list[int]:

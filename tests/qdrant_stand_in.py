@@ -28,6 +28,7 @@ class Faults(grpc.ServerInterceptor):
         self.key = key
         self.calls: Counter[str] = Counter()
         self.failing: dict[str, list[grpc.StatusCode]] = {}
+        self.losing: list[str] = []  # methods whose next answer gets lost, after the work was done
 
     def intercept_service(self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails) -> Any:
         method = details.method.rpartition("/")[2]
@@ -37,7 +38,18 @@ class Faults(grpc.ServerInterceptor):
             return _failing(grpc.StatusCode.UNAUTHENTICATED, "Must provide an API key")
         if self.failing.get(method):
             return _failing(self.failing[method].pop(0), "not now")
+        if method in self.losing:
+            self.losing.remove(method)
+            return _losing(continuation(details))
         return continuation(details)
+
+
+def _losing(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+    def answer(request: Any, context: grpc.ServicerContext) -> None:
+        handler.unary_unary(request, context)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "connection reset")
+
+    return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
 
 def _failing(code: grpc.StatusCode, text: str) -> grpc.RpcMethodHandler:

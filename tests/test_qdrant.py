@@ -396,6 +396,17 @@ def test_indexing_is_put_off_in_a_bulk_load(server: RunningServer, store: qdrant
     assert server.stand_in.thresholds[physical] == NEVER_SET_KB
 
 
+def test_indexing_that_somebody_turned_off_stays_off(server: RunningServer, store: qdrant.QdrantStore, monkeypatch):
+    """A threshold of 0 is meant: a large write and closing leave it."""
+    monkeypatch.setattr(qdrant_server, "_BULK_POINTS", 5)
+    store.create(DIMENSIONS, CONTRACT)
+    physical = alias(server)["handbook"]
+    server.stand_in.thresholds[physical] = 0
+    store.upsert(make_points(10), make_vectors(10))
+    store.close()
+    assert server.stand_in.thresholds[physical] == 0
+
+
 def test_indexing_that_a_killed_run_put_off_is_restored_by_the_next(server: RunningServer, store, monkeypatch):
     """What was put off is written beside it, so the next writer knows, for a half-filled rebuild too."""
     monkeypatch.setattr(qdrant_server, "_BULK_POINTS", 5)
@@ -473,6 +484,25 @@ def test_a_transient_error_is_tried_again(server: RunningServer, store: qdrant.Q
     server.faults.failing["Upsert"] = [grpc.StatusCode[code]] * 2
     store.upsert(make_points(3), make_vectors(3))
     assert (store.count(), len(patient)) == (3, 2)
+
+
+@pytest.mark.parametrize("method", ["Create", "UpdateAliases", "Update", "Upsert", "UpdateBatch", "Delete"])
+def test_an_answer_that_got_lost_does_no_harm(server: RunningServer, store: qdrant.QdrantStore, patient, method: str):
+    """Every request can be made twice: the first one had gone well, and the second one ends the same."""
+    store.create(DIMENSIONS, CONTRACT)
+    store.close()
+    again = open_store(server.url())
+    server.faults.losing = [method] * 2
+    beside = again.staging()
+    beside.create(DIMENSIONS, {"new": True})
+    beside.upsert(make_points(3), make_vectors(3))
+    beside.update(make_points(3, metadata={"a": 1}))
+    again.promote()
+    again.delete([make_points(3)[0].id])
+    assert (again.read_contract(), again.count(), server.faults.losing) == ({"new": True}, 2, [])
+    assert [point.metadata for point in again.points("docs/a.md")] == [{"a": 1}] * 2
+    again.close()
+    assert names(server) == {alias(server)["handbook"]}
 
 
 def test_a_permanent_error_is_raised_at_once(server: RunningServer, store: qdrant.QdrantStore, patient: list[float]):

@@ -11,6 +11,7 @@ the payload's top level too.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections import Counter
@@ -70,9 +71,6 @@ else:  # these need the client
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-
-
-
 # Qdrant's own advice is 64 to 256 points a request, below 5 MB.
 _POINTS_PER_REQUEST, _BYTES_PER_REQUEST = 256, 4_000_000
 _IDS_PER_REQUEST = 1000
@@ -151,7 +149,7 @@ class QdrantStore:
         """The contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
         layout = self._find()
         contract = None if layout is None else layout.metadata.get(CONTRACT_KEY)
-        return None if contract is None else dict(contract)
+        return None if contract is None else copy.deepcopy(dict(contract))  # local mode gives its own object
 
     def write_contract(self, contract: Mapping[str, Any]) -> None:
         """Replace the contract, or adopt a collection that has none."""
@@ -159,13 +157,16 @@ class QdrantStore:
         self._found()
         with self._guard:
             self.acquire()
+            layout = self._pinned()
+            if CONTRACT_KEY not in layout.metadata:
+                self._database.index_payload(layout.name)
             self._database.check()
-            self._names.put(self._pinned().name, {CONTRACT_KEY: data})
+            self._names.put(layout.name, {CONTRACT_KEY: data})
             self._held = None
 
     def read_mark(self) -> Mapping[str, Any]:
         """The mark as JSON data; empty before the first one."""
-        return dict(self._found().metadata.get(MARK_KEY) or {})
+        return copy.deepcopy(dict(self._found().metadata.get(MARK_KEY) or {}))
 
     def write_mark(self, mark: Mapping[str, Any]) -> None:
         """Replace the mark; it is stored when this returns."""

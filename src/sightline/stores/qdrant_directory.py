@@ -32,6 +32,8 @@ _CLIENTS_LOCK = ".lock"
 
 
 class Directory(Database):
+    """A directory in qdrant-client's local mode, opened at the first request and held until it is closed."""
+
     is_server = False
 
     def __init__(self, url: str, directory: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from qdrant_client import QdrantClient, models
 
 from sightline.errors import CollectionNotFound
 from sightline.stores.qdrant_database import Call, Database, T
+from sightline.stores.qdrant_errors import NameTaken
 
 CONTRACT_KEY, MARK_KEY = "sightline_contract", "sightline_mark"
 # "new" until it is usable, then "live" or "staging". What is "new" and has no alias is what a killed `create` left.
@@ -42,7 +44,9 @@ class Names:
         physical = f"{self._name}__{uuid.uuid4().hex[:12]}"
         vectors = models.VectorParams(size=dimensions, distance=models.Distance.COSINE)
         metadata = {CONTRACT_KEY: contract, MARK_KEY: {}, STATE_KEY: NEW}
-        self._request("creating", lambda client: client.create_collection(physical, vectors, metadata=metadata))
+        # No one else makes this name: if it is taken, an attempt before had gone well and its answer was lost.
+        with suppress(NameTaken):
+            self._request("creating", lambda client: client.create_collection(physical, vectors, metadata=metadata))
         self._database.index_payload(physical)
         if not is_staging:
             self._move_alias(physical)
@@ -126,7 +130,8 @@ class Names:
 
     def drop(self, physical: str) -> None:
         """Remove a collection."""
-        self._request("dropping the old collection", lambda client: client.delete_collection(physical))
+        with suppress(CollectionNotFound):
+            self._request("dropping a collection", lambda client: client.delete_collection(physical))
         self._database.epoch += 1
 
     def put(self, physical: str, metadata: Mapping[str, Any]) -> None:
@@ -145,9 +150,10 @@ class Names:
 def defer_indexing(physical: str, client: QdrantClient) -> None:
     """Index no more, and remember from which threshold on it was done, unless that is remembered already."""
     info = client.get_collection(physical)
-    if not (info.config.metadata or {}).get(_DEFERRED_KEY):
-        threshold = info.config.optimizer_config.indexing_threshold or _DEFAULT_THRESHOLD_KB
-        _set_indexing(physical, _NEVER_INDEX_KB, threshold, client)
+    threshold = info.config.optimizer_config.indexing_threshold
+    if threshold == 0 or (info.config.metadata or {}).get(_DEFERRED_KEY):
+        return  # 0: somebody turned indexing off for good
+    _set_indexing(physical, _NEVER_INDEX_KB, threshold or _DEFAULT_THRESHOLD_KB, client)
 
 
 def _set_indexing(physical: str, threshold_kb: int, remembered_kb: int, client: QdrantClient) -> None:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -50,6 +51,8 @@ _INDEXED = {
 
 
 class Server(Database):
+    """The connection to a server, made at the first request."""
+
     is_server = True
 
     def __init__(self, url: str, host: str, port: int, collection: str, *, tls: bool) -> None:
@@ -231,7 +234,8 @@ class _WriterRecord:
         self._server.request(self._url, "renewing the lease", call)
 
     def remove(self) -> None:
-        self._server.request(self._url, "ending the lease", lambda client: client.delete_collection(self._name))
+        with suppress(CollectionNotFound):
+            self._server.request(self._url, "ending the lease", lambda client: client.delete_collection(self._name))
 
 
 def _index_field(physical: str, field: str, kind: models.PayloadSchemaType, client: QdrantClient) -> None:

@@ -361,7 +361,7 @@ PROSE = "\n\n".join(
 )
 
 
-@pytest.mark.parametrize("overlap", [12, 16, 32])
+@pytest.mark.parametrize("overlap", [16, 32])
 def test_a_chunk_repeats_the_end_of_the_one_before(minilm: EmbeddingEngine, overlap: int) -> None:
     """At most so many tokens, from the beginning of a sentence, within the limit, and never across a heading."""
     settings = default_settings(minilm, 64, overlap)
@@ -375,8 +375,8 @@ def test_a_chunk_repeats_the_end_of_the_one_before(minilm: EmbeddingEngine, over
             again = PROSE[after.start : before.end]
             spans = minilm.token_spans(again)
             assert len(spans) <= overlap + 1
-            assert not again or again.startswith("Sentence")
-            repeated += bool(again)
+            assert again.startswith("Sentence")
+            repeated += 1
         else:
             assert after.start >= before.end
     assert repeated > 3

@@ -261,11 +261,11 @@ class _Cutter:
             return self._after(_WORD_END, unit)
         return self.ruler.inner_starts(unit.start, unit.end)
 
-    def earlier(self, floor: int, start: int, units: int) -> int:
+    def earlier(self, floor: int, start: int, units: int, *, all_of_it: bool) -> int:
         """Where to begin so that at most `units` of `text[floor:start]` come first: at a sentence, line, word or token."""
         places = [self._after(pattern, _Unit(floor, start, Level.WORD)) for pattern in (_SENTENCE_END, _LINE_END, _WORD_END)]
         for candidates in (*places, list(self.ruler.inner_starts(floor, start))):
-            starts = [place for place in candidates if floor < place < start]
+            starts = [*([floor] if all_of_it else []), *(place for place in candidates if floor < place < start)]
             first = bisect_left(starts, -units, key=lambda place: -self.ruler.measure(place, start))
             if first < len(starts):
                 return starts[first]
@@ -349,7 +349,10 @@ def _overlapping(
     units = settings.overlap_tokens * (1 if cutter.ruler.starts is not None else _CHARS_PER_TOKEN)
     longer = [piece for piece, _ in counted[:1]]
     for (before, _), (piece, _) in pairwise(counted):
-        start = cutter.earlier(before.start, piece.start, units) if before.section is piece.section else piece.start
+        start = piece.start
+        if before.section is piece.section:
+            # Of the first piece never all: the second one would hold it whole.
+            start = cutter.earlier(before.start, start, units, all_of_it=before.start > before.section.body)
         longer.append(_Piece(start, piece.end, piece.section))
     counts = _counts(longer, cutter, settings.max_tokens, embedder)
     return [

@@ -368,14 +368,8 @@ class QdrantStore:
     def _upsert(self, layout: Layout, points: Sequence[Point], payloads: Sequence[dict[str, Any]], rows: FloatArray) -> None:
         if any(point.head is not None for point in points):
             self._database.check()
-        vectors: list[Any] = rows.tolist()
-        if layout.vector_name:
-            vectors = [{layout.vector_name: vector} for vector in vectors]
-        structs = [
-            models.PointStruct(id=point.id, vector=vector, payload=payload)
-            for point, vector, payload in zip(points, vectors, payloads, strict=True)
-        ]
-        self._request("writing", lambda client: finished(client.upsert(layout.name, structs, wait=True)))
+        ids = [point.id for point in points]
+        self._request("writing", self._database.upsert(layout.name, layout.vector_name, ids, payloads, rows))
 
     def _overwrite(self, layout: Layout, points: Sequence[Point], payloads: Sequence[dict[str, Any]]) -> None:
         if any(point.head is not None for point in points):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
+
+from sightline.stores.qdrant_errors import finished
+from sightline.types import FloatArray
 
 T = TypeVar("T")
 Call = Callable[[QdrantClient], T]
+Payload: TypeAlias = dict[str, Any]
 
 
 class Database(ABC):
@@ -57,6 +61,19 @@ class Database(ABC):
     @abstractmethod
     def expect(self, physical: str, points: int) -> None:
         """Get ready for so many more points."""
+
+    def upsert(
+        self, physical: str, vector_name: str, ids: Sequence[str], payloads: Sequence[Payload], rows: FloatArray
+    ) -> Call[None]:
+        """What writes these points; the request is made once, however often it is sent."""
+        vectors: list[Any] = rows.tolist()
+        if vector_name:
+            vectors = [{vector_name: vector} for vector in vectors]
+        points = [
+            models.PointStruct(id=one, vector=vector, payload=payload)
+            for one, vector, payload in zip(ids, vectors, payloads, strict=True)
+        ]
+        return lambda client: finished(client.upsert(physical, points, wait=True))
 
     @abstractmethod
     def each(self, calls: Sequence[Callable[[], None]]) -> None:

@@ -13,12 +13,14 @@ from functools import partial
 from typing import Any
 
 from qdrant_client import QdrantClient, models
+from qdrant_client import grpc as proto
+from qdrant_client.conversions.conversion import GrpcToRest, payload_to_grpc
 
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
 from sightline.stores.checks import store_closed
 from sightline.stores.leases import Lease
 from sightline.stores.payload import HEAD_KEY, POINT_KEY, SOURCE_KEY, TEXT_KEY
-from sightline.stores.qdrant_database import Call, Database, T
+from sightline.stores.qdrant_database import Call, Database, Payload, T
 from sightline.stores.qdrant_errors import (
     API_KEY_VARIABLE,
     REFUSED,
@@ -33,6 +35,7 @@ from sightline.stores.qdrant_errors import (
 )
 from sightline.stores.qdrant_names import defer_indexing
 from sightline.stores.retries import retrying
+from sightline.types import FloatArray
 
 _log = logging.getLogger(__name__)
 _OLDEST_SERVER = (1, 15, 4)  # the first one with collection metadata
@@ -62,6 +65,7 @@ class Server(Database):
         self._tls = tls
         self._grpc_port, self._rest_port = (_GRPC_PORT, _REST_PORT) if port == _REST_PORT else (port, port - 1)
         self._client: QdrantClient | None = None
+        self._is_grpc = True
         self._pool: ThreadPoolExecutor | None = None
         self._lease = Lease(_WriterRecord(self, url, f"{collection}.writer"), url)
         self._written: Counter[str] = Counter()
@@ -103,6 +107,23 @@ class Server(Database):
                 return
             self.request(self._url, "putting indexing off", partial(defer_indexing, physical))
             self.deferred.add(physical)
+
+    def upsert(
+        self, physical: str, vector_name: str, ids: Sequence[str], payloads: Sequence[Payload], rows: FloatArray
+    ) -> Call[None]:
+        """Over gRPC an array's bytes go out as they are: the client would make two lists of floats of each row."""
+        if not self._is_grpc:
+            return super().upsert(physical, vector_name, ids, payloads, rows)
+        points = [
+            proto.PointStruct(id=proto.PointId(uuid=one), vectors=vectors, payload=payload_to_grpc(payload))
+            for one, vectors, payload in zip(ids, _vectors(vector_name, rows), payloads, strict=True)
+        ]
+        request = proto.UpsertPoints(collection_name=physical, points=points, wait=True)
+
+        def call(client: QdrantClient) -> None:
+            finished(GrpcToRest.convert_update_result(client.grpc_points.Upsert(request, timeout=_TIMEOUT_S).result))
+
+        return call
 
     def each(self, calls: Sequence[Callable[[], None]]) -> None:
         if len(calls) < 2:
@@ -164,7 +185,7 @@ class Server(Database):
                 failures.append(f"{'gRPC' if is_grpc else 'REST'} on port {port}: {said_by(error.__cause__ or error)}")
                 continue
             if not is_grpc:
-                self.bytes_per_number = _BYTES_PER_NUMBER_AS_JSON
+                self._is_grpc, self.bytes_per_number = False, _BYTES_PER_NUMBER_AS_JSON
                 _log.warning("%s answers over REST only, which is slower; %s", self._url, failures[0])
             return self._make_client(is_grpc, _TIMEOUT_S)
         raise StoreUnreachable(
@@ -236,6 +257,16 @@ class _WriterRecord:
     def remove(self) -> None:
         with suppress(CollectionNotFound):
             self._server.request(self._url, "ending the lease", lambda client: client.delete_collection(self._name))
+
+
+def _vectors(name: str, rows: FloatArray) -> list[proto.Vectors]:
+    """Each row as a message, read from its bytes: what protobuf writes before the floats is the same for all rows."""
+    zeros = proto.DenseVector(data=[0.0] * rows.shape[1]).SerializeToString()
+    start = zeros[: len(zeros) - 4 * rows.shape[1]]
+    dense = [proto.Vector(dense=proto.DenseVector.FromString(start + row.tobytes())) for row in rows.astype("<f4")]
+    if name:
+        return [proto.Vectors(vectors=proto.NamedVectors(vectors={name: one})) for one in dense]
+    return [proto.Vectors(vector=one) for one in dense]
 
 
 def _index_field(physical: str, field: str, kind: models.PayloadSchemaType, client: QdrantClient) -> None:

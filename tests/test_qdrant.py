@@ -703,6 +703,16 @@ def test_nothing_is_made_on_disk_before_create(local: qdrant.QdrantStore, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_local_mode_knows_what_it_takes_on_disk(local: qdrant.QdrantStore, store: qdrant.QdrantStore):
+    """A directory can be measured, a server can't."""
+    assert local.disk_bytes() == 0
+    local.create(DIMENSIONS, CONTRACT)
+    empty = local.disk_bytes()
+    local.upsert(make_points(50), make_vectors(50))
+    assert 0 < empty < local.disk_bytes()
+    assert store.disk_bytes() is None
+
+
 def test_collections_share_a_directory(tmp_path: Path):
     """A second name beside the first one is a collection of its own."""
     for name in ("first", "second"):

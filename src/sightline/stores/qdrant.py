@@ -118,6 +118,11 @@ class QdrantStore:
         name = self._found().name
         return int(self._request("counting", lambda client: client.count(name, exact=True)).count)
 
+    def disk_bytes(self) -> int | None:
+        """What local mode's directory takes, with all its collections; None for a server."""
+        self._check_open()
+        return self._database.disk_bytes()
+
     def acquire(self, *, take_over: bool = False) -> None:
         """Become the only writer, and finish what a killed one left.
 

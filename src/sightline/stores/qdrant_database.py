@@ -35,6 +35,10 @@ class Database(ABC):
         """Whether there is a database to ask."""
 
     @abstractmethod
+    def disk_bytes(self) -> int | None:
+        """What the database takes on this machine's disk."""
+
+    @abstractmethod
     def request(self, url: str, what: str, call: Call[T]) -> T:
         """The result of `call`, which asks the database; its errors are ours."""
 

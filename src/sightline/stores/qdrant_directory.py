@@ -47,6 +47,9 @@ class Directory(Database):
     def is_present(self) -> bool:
         return is_marked(self._path, self._url)
 
+    def disk_bytes(self) -> int | None:
+        return sum(path.stat().st_size for path in self._path.rglob("*") if path.is_file())
+
     def request(self, url: str, what: str, call: Call[T]) -> T:
         with self.guard, named_errors(url, str(self._path)):
             client = self._connected()

@@ -83,7 +83,7 @@ def said_by(error: BaseException) -> str:
     """What an error says, in one line."""
     text = str(error)
     if isinstance(error, grpc.Call):
-        text = error.details() or str(error.code())
+        text = (error.details() or str(error.code())).rpartition("last error: ")[2]
     elif isinstance(error, UnexpectedResponse):
         try:
             text = f"{error.status_code} {json.loads(error.content)['status']['error']}"

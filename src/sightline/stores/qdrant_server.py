@@ -73,6 +73,9 @@ class Server(Database):
     def is_present(self) -> bool:
         return True
 
+    def disk_bytes(self) -> int | None:
+        return None
+
     def request(self, url: str, what: str, call: Call[T]) -> T:
         client = self._connected()
         with named_errors(url, f"{self._host}:{self._grpc_port}"):
@@ -221,6 +224,7 @@ class Server(Database):
             return QdrantClient(
                 host=host, port=self._rest_port, grpc_port=self._grpc_port, prefer_grpc=is_grpc, https=self._tls,
                 api_key=key, timeout=timeout_s, check_compatibility=False,
+                verify=self._tls,  # without TLS nothing is verified, and reading the certificates takes 20 ms
             )  # fmt: skip
 
 

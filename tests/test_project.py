@@ -46,7 +46,7 @@ HOME_OF = {
     "tokenizers": "embedding/",
     "safetensors": "embedding/",
     "huggingface_hub": "embedding/",
-    "qdrant_edge": "stores/edge.py",
+    "qdrant_edge": "stores/edge",
     "qdrant_client": "stores/qdrant",
     "chromadb": "stores/chroma",
     "rich": "cli/",

@@ -37,33 +37,36 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-class DirectoryLock:
-    """An exclusive lock on a directory that exists. Taking or releasing it twice is fine."""
+class FileLock:
+    """An exclusive lock on a file that names its holder."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / LOCK_NAME
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._descriptor: int | None = None
 
-    def acquire(self, url: str) -> None:
-        """Take the lock at once or raise StoreLocked, which names the holder."""
+    @property
+    def is_held(self) -> bool:
+        """Whether this object has the lock."""
+        return self._descriptor is not None
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free; raise OSError where there can't be such a file."""
         if self._descriptor is not None:
-            return
-        try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise StoreError(f"{url} can't be locked: {error}. The directory must be writable.") from error
+            return True
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _try_lock(descriptor)
-        except OSError as error:
+        except OSError:
             os.close(descriptor)
-            raise StoreLocked(f"{url} is held by {self._holder()}. Wait until it is done or close it, then try again.") from error
+            return False
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
         self._descriptor = descriptor
+        return True
 
     def release(self) -> None:
-        """Free the lock. The file stays: removing it would race with whoever waits for it."""
+        """Free the lock. The file stays: removing it would race with whoever waits for it. Releasing twice is fine."""
         if self._descriptor is None:
             return
         os.ftruncate(self._descriptor, 0)
@@ -71,10 +74,36 @@ class DirectoryLock:
         os.close(self._descriptor)
         self._descriptor = None
 
-    def _holder(self) -> str:
+    def holder(self) -> str:
+        """Who has the lock, in words."""
         try:
             holder = json.loads(self._path.read_text(encoding="utf-8"))
             pid, host = holder["pid"], holder["host"]
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"  # it holds the lock but hasn't written its name yet
         return "another store object of this process" if pid == os.getpid() else f"process {pid} on {host}"
+
+
+class DirectoryLock:
+    """The only writer of a directory that exists. Taking or releasing it twice is fine."""
+
+    def __init__(self, directory: Path) -> None:
+        self._lock = FileLock(directory / LOCK_NAME)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object has the lock."""
+        return self._lock.is_held
+
+    def acquire(self, url: str) -> None:
+        """Take the lock at once or raise StoreLocked, which names the holder."""
+        try:
+            taken = self._lock.try_acquire()
+        except OSError as error:
+            raise StoreError(f"{url} can't be locked: {error}. The directory must be writable.") from error
+        if not taken:
+            raise StoreLocked(f"{url} is held by {self._lock.holder()}. Wait until it is done or close it, then try again.")
+
+    def release(self) -> None:
+        """Free the lock."""
+        self._lock.release()

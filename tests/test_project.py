@@ -30,6 +30,8 @@ MAY_IMPORT = {
     "protocols": {"types", "errors"},
     "contract": {"types", "errors", "protocols"},
     "metadata": {"types", "errors"},
+    "adoption": {"types", "errors", "protocols", "contract"},
+    "inspection": {"types", "errors", "protocols", "contract"},
     "embedding": FOUNDATION,
     "stores": FOUNDATION,
     "indexing": FOUNDATION,

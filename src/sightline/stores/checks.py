@@ -146,3 +146,9 @@ def make_directory(directory: Path, url: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"The directory of {url} can't be made: {error}. Give a writable directory.") from error
+
+
+def directory_bytes(directory: Path) -> int:
+    """What the files of a directory take on disk; databases lay out files that are mostly holes."""
+    files = (path.stat() for path in directory.rglob("*") if path.is_file())
+    return sum(status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size for status in files)

@@ -42,6 +42,7 @@ from sightline.stores.checks import (
     collection_exists,
     collection_not_found,
     contract_json,
+    directory_bytes,
     make_directory,
     not_ours,
     nothing_staged,
@@ -132,6 +133,11 @@ class ChromaStore:
     def count(self) -> int:
         """How many points the collection holds."""
         return self._read(lambda collection: int(self._request("count", collection.count)))
+
+    def disk_bytes(self) -> int | None:
+        """What the database takes, all its collections together; None on a server, which doesn't say."""
+        self._existing()
+        return self._database.disk_bytes()
 
     def acquire(self, *, take_over: bool = False) -> None:
         """Become the only writer, and finish or clear away what the last one left.
@@ -529,6 +535,10 @@ class Database(ABC):
         """Raise StoreLocked when this is not the only writer any more."""
 
     @abstractmethod
+    def disk_bytes(self) -> int | None:
+        """What the database takes on this machine's disk."""
+
+    @abstractmethod
     def close(self) -> None:
         """Free all of it. Closing twice is fine."""
 
@@ -612,6 +622,10 @@ class _Directory(Database):
             if self._client is None and (self._directory / _DATABASE_FILE).is_file():
                 self._connect()
             return self._client
+
+    def disk_bytes(self) -> int | None:
+        """Of the whole directory."""
+        return directory_bytes(self._directory)
 
     def acquire(self, *, take_over: bool) -> None:
         """Take the directory's lock; there is nothing to take over, because the system frees it when its holder dies."""

@@ -58,6 +58,10 @@ class Server(Database):
                 raise store_closed(self.url)
             return self._client
 
+    def disk_bytes(self) -> int | None:
+        """A server doesn't say."""
+        return None
+
     def acquire(self, *, take_over: bool) -> None:
         """Take the collection's lease."""
         self._lease.acquire(take_over=take_over)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sightline.errors import MissingExtra, SightlineError, StoreError, StoreLocked
+from sightline.errors import SightlineError, StoreError, StoreLocked
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
     checked_dimensions,
@@ -32,10 +32,12 @@ from sightline.stores.checks import (
     collection_exists,
     collection_not_found,
     contract_json,
+    directory_bytes,
     nothing_staged,
     store_closed,
 )
 from sightline.stores.edge_directory import EdgeDirectory, Entry, Manifest, new_shard_name
+from sightline.stores.edge_engine import engine
 from sightline.stores.edge_filters import FLAGS_KEY, engine_filter, equals, flags_of
 from sightline.stores.filters import matches, parse_filter
 from sightline.stores.payload import (
@@ -53,11 +55,6 @@ from sightline.stores.payload import (
 )
 from sightline.stores.turns import Turn
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record
-
-try:
-    import qdrant_edge as engine
-except ImportError as error:
-    raise MissingExtra("A store edge:DIR", package="qdrant-edge-py", extra="edge") from error
 
 # The GIL is held during each call: 256 points of 1,024 dimensions take 5 ms, which other threads hardly notice.
 _POINTS_PER_CALL = 256
@@ -108,7 +105,7 @@ class EdgeStore:
     def disk_bytes(self) -> int | None:
         """What the directory takes."""
         self._entry()
-        return self._directory.disk_bytes()
+        return directory_bytes(self._directory.path)
 
     def acquire(self, *, take_over: bool = False) -> None:
         """Become the only writer of the directory; raise StoreLocked, which names the other one."""

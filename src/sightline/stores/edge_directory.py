@@ -132,11 +132,6 @@ class EdgeDirectory:
         finally:
             turn.release()
 
-    def disk_bytes(self) -> int:
-        """What the files take; most of what Edge lays out is holes."""
-        files = (path.stat() for path in self.path.rglob("*") if path.is_file())
-        return sum(status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size for status in files)
-
     def _write(self, manifest: Manifest) -> None:
         """Replace the manifest at once and for good: after a crash there is the old one or the new one, never half of one."""
         temporary = self.path / _TEMPORARY_NAME

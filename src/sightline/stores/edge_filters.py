@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import qdrant_edge as engine
-
+from sightline.stores.edge_engine import engine
 from sightline.stores.filters import Condition
 from sightline.stores.payload import NESTED_KEY
 from sightline.stores.qdrant_filters import native_filter
@@ -45,7 +44,8 @@ def equals(same: Mapping[str, Any]) -> engine.Filter:
 
 
 def _filter(data: Mapping[str, Any]) -> engine.Filter:
-    return engine.Filter(**{part: [_condition(one) for one in some] for part, some in data.items()})
+    must, should, must_not = ([_condition(one) for one in data.get(part, ())] for part in ("must", "should", "must_not"))
+    return engine.Filter(must=must, should=should, must_not=must_not)
 
 
 def _condition(data: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 from qdrant_client import QdrantClient
 
 from sightline.errors import StoreError, StoreLocked, UsageError
-from sightline.stores.checks import make_directory, store_closed
+from sightline.stores.checks import directory_bytes, make_directory, store_closed
 from sightline.stores.locks import LOCK_NAME, DirectoryLock
 from sightline.stores.qdrant_database import Call, Database, T
 from sightline.stores.qdrant_errors import (
@@ -48,7 +48,7 @@ class Directory(Database):
         return is_marked(self._path, self._url)
 
     def disk_bytes(self) -> int | None:
-        return sum(path.stat().st_size for path in self._path.rglob("*") if path.is_file())
+        return directory_bytes(self._path)
 
     def request(self, url: str, what: str, call: Call[T]) -> T:
         with self.guard, named_errors(url, str(self._path)):

@@ -1,0 +1,125 @@
+"""Facts about locks: one writer at a time in a directory, whichever store it holds."""
+
+import os
+import subprocess
+import sys
+import uuid
+
+import numpy as np
+import pytest
+
+from sightline.errors import StoreError, StoreLocked
+from sightline.stores import open_store
+from sightline.stores.locks import DirectoryLock, FileLock
+from sightline.types import Point
+
+VECTORS = np.eye(4, dtype=np.float32)
+
+
+def point(row: int = 0, source: str = "docs/a.md", **metadata: object) -> Point:
+    return Point(str(uuid.UUID(int=row + 1)), f"text {row}", source, metadata)
+
+
+# Another process that opens a store, does one operation on it, and says what came of it.
+OTHER_PROCESS = """
+import sys
+from sightline.errors import SightlineError
+from sightline.stores import open_store
+store = open_store(sys.argv[1])
+try:
+    contract = store.read_contract()
+    store.delete([]) if sys.argv[2] == "write" else store.count()
+    print("done", contract)
+except SightlineError as error:
+    print(type(error).__name__, error)
+finally:
+    store.close()
+"""
+
+
+def ask_another_process(url: str, operation: str) -> str:
+    command = [sys.executable, "-c", OTHER_PROCESS, url, operation]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@pytest.fixture(params=["edge:{}/kb", "chroma:{}/kb/handbook", "qdrant:{}/kb/handbook"])
+def url(request, tmp_path):
+    return request.param.format(tmp_path)
+
+
+@pytest.fixture
+def opened():
+    """Open stores that are closed when the test ends."""
+    stores = []
+
+    def open_and_remember(url):
+        stores.append(open_store(url))
+        return stores[-1]
+
+    yield open_and_remember
+    for store in stores:
+        store.close()
+
+
+class TestFileLock:
+    def test_one_at_a_time(self, tmp_path):
+        """The second one is refused and learns who has it; what is released can be had."""
+        first, second = FileLock(tmp_path / "x.lock"), FileLock(tmp_path / "x.lock")
+        assert first.try_acquire()
+        assert first.try_acquire()
+        assert not second.try_acquire()
+        assert second.holder() == "another store object of this process"
+        first.release()
+        first.release()
+        assert second.try_acquire()
+        second.release()
+
+    def test_a_lock_without_a_name_is_somebodys(self, tmp_path):
+        """Between taking it and writing the name, or where the file says nothing that we know."""
+        (tmp_path / "x.lock").write_text("?")
+        assert FileLock(tmp_path / "x.lock").holder() == "another process"
+
+    def test_a_directory_that_cannot_be_locked_is_told(self, tmp_path):
+        """The directory has to be there and writable."""
+        with pytest.raises(StoreError, match="can't be locked"):
+            DirectoryLock(tmp_path / "nothing").acquire("edge:nothing")
+
+
+class TestLocks:
+    def test_another_writer_is_told_who_holds_it(self, url, opened):
+        """A second process is refused with the first one's process id, and may still read the contract of an Edge collection."""
+        store = opened(url)
+        store.create(4, {"model": "m"})
+        answer = ask_another_process(url, "write")
+        assert answer.startswith("StoreLocked")
+        assert f"process {os.getpid()}" in answer
+        store.close()
+        assert ask_another_process(url, "write") == "done {'model': 'm'}\n"
+
+    def test_a_reader_needs_no_leave(self, url, opened):
+        """While another process may write, one may read: Chroma lets both in, Edge and local mode one after the other."""
+        store = opened(url)
+        store.create(4, {"model": "m"})
+        if url.startswith("qdrant"):
+            store.close()
+        assert ask_another_process(url, "read") == "done {'model': 'm'}\n"
+
+    def test_a_second_writer_in_this_process_is_told_so(self, url, opened):
+        """Two stores of one process exclude each other too."""
+        opened(url).create(4, {})
+        with pytest.raises(StoreLocked, match="another store object of this process"):
+            opened(url).delete([])
+
+    def test_a_killed_writer_holds_nothing(self, url, opened):
+        """What a dead process wrote is there, and its lock is free."""
+        code = (
+            "import os, sys, signal, numpy as np\nfrom sightline.stores import open_store\nfrom sightline.types import Point\n"
+            "store = open_store(sys.argv[1])\nstore.create(4, {'a': 1})\n"
+            "store.upsert([Point('00000000-0000-0000-0000-000000000001', 't', 's', {})], np.eye(1, 4, dtype=np.float32))\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        assert subprocess.run([sys.executable, "-c", code, url], timeout=60).returncode != 0
+        store = opened(url)
+        assert (store.count(), store.read_contract()) == (1, {"a": 1})
+        store.upsert([point(2)], VECTORS[:1])
+

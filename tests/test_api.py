@@ -207,6 +207,24 @@ def test_an_interrupted_rebuild_with_other_settings_is_begun_anew(
     assert api.index([folder], into=memory, model=HashEmbedder(native_dimensions=96), rebuild=True).chunks_embedded == 3
 
 
+def test_a_rebuild_holds_nothing_of_an_interrupted_one_of_other_paths(
+    memory: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was built beside from another folder, or from a file that is gone since, never becomes part of the collection."""
+    other = folder.parent / "other"
+    other.mkdir()
+    (other / "a.md").write_text("# Other", encoding="utf-8")
+    embedder = HashEmbedder(native_dimensions=128)
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryStore, "promote", lambda _: None)
+        api.index([folder, other], into=memory, model=embedder, rebuild=True)
+    (folder / "tide.txt").rename(folder / "sea.txt")
+    api.index([folder], into=memory, model=embedder, rebuild=True, force=True)
+    store = open_store(memory)
+    assert set(store.sources()) == {"kb/cake.md", "kb/engine.md", "kb/sea.txt"}
+    store.close()
+
+
 def test_a_rebuild_that_would_lose_documents_is_refused(memory: str, folder: Path) -> None:
     """Roots that aren't given, and files that vanished, are named; nothing is replaced until that is meant."""
     api.index(documents=[Document("1", "ticket")], root="tickets", into=memory, model=HashEmbedder(), dimensions=32)

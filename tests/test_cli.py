@@ -213,7 +213,7 @@ def test_a_file_that_cannot_be_read_is_exit_code_1(command: Callable[..., Result
     result = command("index", root, "--into", f"edge:{tmp_path / 'db'}", "--model", tiny)
     assert result.code == 1
     assert "Skipped kb/bad.txt: not UTF-8" in result.err
-    assert "1 documents" in result.err
+    assert "1 document in" in result.err
 
 
 def test_ctrl_c_says_how_to_go_on(command: Callable[..., Result], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

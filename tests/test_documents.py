@@ -144,13 +144,13 @@ TICKETS = [
 
 # What some pages say of their commands' outcome, in its order.
 OUTCOMES = {
-    "README.md": ["  handbook/lamp.md  The lamp", "Removed 1 documents", "passed", "  handbook/lamp.md  '# The lamp", "(2, 384)"],
+    "README.md": ["  handbook/lamp.md  The lamp", "Removed 1 document", "passed", "  handbook/lamp.md  '# The lamp", "(2, 384)"],
     "docs/how-to/adopt.md": ["Name it: --model MODEL", "Warning: Sightline didn't make", "didn't make it", "is adopted: 384"],
     "docs/how-to/chroma.md": ["The lamp is cleaned with vinegar and a soft cloth.", "handbook/lamp.md"],
     "docs/how-to/keep-a-folder-indexed.md": [
         "6 documents in edge:kb: 6 new", "0 new or changed, 6 unchanged", "(0 embedded",
-        "1 documents are no longer found and stay", "1 removed", "More than half", "3 removed", "Removed 1 documents",
-        "1 ignored", "1 documents are no longer found and stay",
+        "No longer found, but kept: 1 document;", "1 removed", "More than half", "3 removed", "Removed 1 document from",
+        "1 ignored", "No longer found, but kept: 1 document;",
     ],
     "docs/how-to/rebuild.md": ["the collection has 384, this embedder 128", "6 of its 6 documents", "now cut with"],
     "docs/how-to/rows-and-documents.md": ["help/tickets.jsonl/17", "2", "0", "['tickets/18']"],

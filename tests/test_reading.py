@@ -47,8 +47,8 @@ def rows(path: Path, *lines, **fields) -> list[Document | SkippedFile]:
         ("a.markdown", "markdown", "markdown/2"),
         ("a.txt", "text", "text/1"),
         ("a.rst", "rst", "rst/1"),
-        ("a.html", "markdown", "html/2"),
-        ("a.htm", "markdown", "html/2"),
+        ("a.html", "markdown", "html/3"),
+        ("a.htm", "markdown", "html/3"),
     ],
 )
 def test_the_suffix_chooses_the_reader(tmp_path, name, text_format, reader):
@@ -462,6 +462,13 @@ def test_html_becomes_markdown(tmp_path):
         assert expected in document.text
     for unseen in ("Menu", "run()", "p {}", "xml", "title"):
         assert unseen not in document.text
+
+
+def test_a_title_is_metadata_and_no_text(tmp_path):
+    """Also on a page without a head."""
+    document = read(write(tmp_path / "a.html", "<!doctype html><title>Tides</title><h1>High water</h1><p>Twice a day.</p>"))
+    assert document.metadata == {"title": "Tides"}
+    assert "Tides" not in document.text
 
 
 def test_html_nested_beyond_reason_is_skipped(tmp_path):

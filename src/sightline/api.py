@@ -8,7 +8,7 @@ import fnmatch
 import logging
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -127,14 +127,15 @@ def index(
         if anew:
             if insisted is None and inherited is not None:
                 insisted = inherited.vectors.dimensions
-            target, contract = _staged(store, embedder, settings, insisted)
+            target, contract = _staged(store, embedder, settings, insisted, corpus.scopes)
         elif known is None:
             target, contract = store, _create(store, embedder, settings, insisted)
         else:
             verify(known, embedder, into, dimensions=insisted)
             target, contract = store, _with_settings(store, known, settings)
         indexer = Indexer(target, embedder, settings, dimensions=contract.vectors.dimensions, on_progress=on_progress)
-        summary = indexer.run(corpus, prune=prune, force=force)
+        # What an interrupted rebuild holds beyond this corpus was never live: it goes without a question.
+        summary = indexer.run(corpus, prune=prune or anew, force=force or anew)
         if anew:
             _refuse_loss(store, target, summary, prune=prune, force=force)
             store.promote()
@@ -436,13 +437,16 @@ def _with_settings(store: Store, known: Contract, settings: ChunkSettings) -> Co
     return changed
 
 
-def _staged(store: Store, embedder: Embedder, settings: ChunkSettings, dimensions: int | None) -> tuple[Store, Contract]:
-    """The collection beside the live one: what an interrupted rebuild left, if it was the same one, or a new one."""
+def _staged(
+    store: Store, embedder: Embedder, settings: ChunkSettings, dimensions: int | None, scopes: Set[str]
+) -> tuple[Store, Contract]:
+    """The collection beside the live one: what an interrupted rebuild of the same paths left, or a new one."""
     contract = make_contract(embedder, _chunk_part(settings), dimensions=dimensions)
     staged = store.staging()
     data = staged.read_contract() if staged.exists() else None
     begun = None if data is None else Contract.from_json(data)
-    if begun is not None and (begun.vectors, begun.chunks) == (contract.vectors, contract.chunks):
+    is_alike = begun is not None and (begun.vectors, begun.chunks) == (contract.vectors, contract.chunks)
+    if begun is not None and is_alike and all(is_within(source, scopes) for source in staged.sources()):
         verify(begun, embedder, store.url)
         return staged, begun
     if staged.exists():

@@ -191,13 +191,13 @@ def verify(contract: Contract, embedder: Embedder, url: str, *, dimensions: int 
     identity = embedder.identity()
     differing = _plain_differences(contract.vectors, identity, dimensions)
     if differing:
-        raise _mismatch(url, contract, identity, differing)
+        raise _mismatch(url, contract, identity, dimensions, differing)
     if contract.vectors.fingerprint is not None and contract.vectors.fingerprint == identity.fingerprint:
         return
     seen = probe(embedder, contract.vectors.dimensions, query_prompt=contract.reading.query_prompt)
     agreement = cosines(contract.probes, seen)
     if not (agreement >= PROBE_COSINE).all():  # written so that a NaN is refused too
-        raise _mismatch(url, contract, identity, _identity_differences(contract, identity), agreement)
+        raise _mismatch(url, contract, identity, dimensions, _identity_differences(contract, identity), agreement)
 
 
 def _plain_differences(vectors: VectorPart, identity: EmbedderIdentity, dimensions: int | None) -> list[_Difference]:
@@ -226,6 +226,7 @@ def _mismatch(
     url: str,
     contract: Contract,
     identity: EmbedderIdentity,
+    dimensions: int | None,
     differing: Sequence[_Difference],
     agreement: FloatArray | None = None,
 ) -> ContractMismatch:
@@ -236,10 +237,10 @@ def _mismatch(
             f"  probe texts: cosine down to {documents:.3f} as documents and {queries:.3f} as queries; "
             f"at least {PROBE_COSINE} is the same sight"
         )
-    quoted = shlex.quote(url)
+    quoted, length = shlex.quote(url), "" if dimensions is None else f" --dimensions {dimensions}"
     remedies = [
         f"To use the collection as it is, leave out the model and dimensions: it was made with {contract.reading.model!r}.",
-        f"To make it anew: sightline index PATH --into {quoted} --model {shlex.quote(identity.model)} --rebuild",
+        f"To make it anew: sightline index PATH --into {quoted} --model {shlex.quote(identity.model)}{length} --rebuild",
     ]
     return ContractMismatch("\n".join([f"{url} was made by an embedder that sees differently:", *lines, *remedies]))
 

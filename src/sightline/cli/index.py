@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from sightline import api
-from sightline.cli.options import json_option, pairs, run_options
+from sightline.cli.options import counted, json_option, pairs, run_options
 from sightline.cli.progress import show_progress
 from sightline.errors import DeletionRefused, UsageError
 from sightline.types import IndexSummary
@@ -107,7 +107,8 @@ def _tell(summary: IndexSummary, url: str) -> None:
         click.echo(f"... and {len(summary.skipped) - _SKIPPED_SHOWN} more; --json has all", err=True)
     changed = summary.documents - summary.documents_unchanged
     counts = [
-        f"{summary.documents:,} documents in {url}: {changed:,} new or changed, {summary.documents_unchanged:,} unchanged",
+        f"{counted(summary.documents, 'document')} in {url}: {changed:,} new or changed",
+        f"{summary.documents_unchanged:,} unchanged",
         f"{summary.documents_removed:,} removed" if summary.documents_removed else "",
         f"{summary.documents_empty:,} empty" if summary.documents_empty else "",
         f"{summary.documents_failed:,} skipped" if summary.documents_failed else "",
@@ -115,11 +116,13 @@ def _tell(summary: IndexSummary, url: str) -> None:
     ]
     click.echo(", ".join(filter(None, counts)), err=True)
     click.echo(
-        f"{summary.chunks:,} chunks ({summary.chunks_embedded:,} embedded, {summary.chunks_deleted:,} deleted) "
+        f"{counted(summary.chunks, 'chunk')} ({summary.chunks_embedded:,} embedded, {summary.chunks_deleted:,} deleted) "
         f"in {summary.seconds:,.1f} s",
         err=True,
     )
     if summary.documents_vanished:
-        click.echo(f"{summary.documents_vanished:,} documents are no longer found and stay; --prune deletes them.", err=True)
+        vanished = counted(summary.documents_vanished, "document")
+        click.echo(f"No longer found, but kept: {vanished}; --prune deletes what is gone.", err=True)
     if summary.truncated_texts:
-        click.echo(f"{summary.truncated_texts:,} chunks were longer than the model reads: lower --chunk-tokens.", err=True)
+        longer = counted(summary.truncated_texts, "chunk")
+        click.echo(f"Longer than the model reads: {longer}; lower --chunk-tokens.", err=True)

@@ -79,3 +79,8 @@ def _number(condition: str, value: str) -> float | int:
     if isinstance(read, bool) or not isinstance(read, (int, float)):
         raise UsageError(f"The filter {condition!r} compares with {value!r}, which is no number.")
     return read
+
+
+def counted(number: int, what: str) -> str:
+    """1 document, 2 documents, 1,000 documents."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

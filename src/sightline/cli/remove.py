@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from sightline import api
+from sightline.cli.options import counted
 
 
 @click.command(short_help="Delete documents from a collection.")
@@ -22,6 +23,6 @@ def remove(sources: tuple[str, ...], url: str, take_over: bool) -> None:
       sightline remove handbook/archive handbook/drafts --from edge:./kb
     """
     gone = api.remove(sources, from_url=url, take_over=take_over)
-    click.echo(f"Removed {len(gone):,} documents from {url}", err=True)
+    click.echo(f"Removed {counted(len(gone), 'document')} from {url}", err=True)
     for source in gone:
         click.echo(source)

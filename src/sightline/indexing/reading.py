@@ -170,7 +170,7 @@ def _html(text: str, source: str) -> tuple[str, dict[str, Any]]:
     except ParserRejectedMarkup as error:
         raise _Unreadable(f"not HTML that can be parsed: {error}") from error
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
-    for unseen in soup(["head", "script", "style", "nav", "noscript", "template"]):
+    for unseen in soup(["head", "title", "script", "style", "nav", "noscript", "template"]):
         unseen.decompose()
     converter = MarkdownConverter(heading_style="ATX", escape_asterisks=False, escape_underscores=False)
     markdown = _BLANK_LINES.sub("\n\n", converter.convert_soup(soup)).strip()
@@ -180,6 +180,6 @@ def _html(text: str, source: str) -> tuple[str, dict[str, Any]]:
 _MARKDOWN = Reader("markdown/2", "markdown", without_front_matter)
 _TEXT = Reader("text/1", "text", _as_it_is)
 _RST = Reader("rst/1", "rst", _as_it_is)
-_HTML = Reader("html/2", "markdown", _html, declares=True)
+_HTML = Reader("html/3", "markdown", _html, declares=True)
 # Every readable suffix but those of rows.
 _READERS = {".md": _MARKDOWN, ".markdown": _MARKDOWN, ".txt": _TEXT, ".rst": _RST, ".html": _HTML, ".htm": _HTML}

@@ -38,7 +38,7 @@ from sightline.stores.retries import retrying
 from sightline.types import FloatArray
 
 _log = logging.getLogger(__name__)
-_OLDEST_SERVER = (1, 15, 4)  # the first one with collection metadata
+_OLDEST_SERVER = (1, 16, 0)  # collection metadata, which came a little earlier, is documented from here on
 _TIMEOUT_S, _FIRST_ANSWER_S, _FIRST_ATTEMPTS = 60, 10, 3
 _GRPC_PORT, _REST_PORT = 6334, 6333
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import sightline
+from servers import free_port
 from sightline import api
 from sightline.cli import main
 from sightline.cli.options import parse_filters
@@ -181,6 +183,69 @@ def test_a_mistake_is_told_in_words(
     assert (result.code, result.out) == (code, "")
     assert message in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("url", "server"), [("qdrant://127.0.0.1:{port}/kb", "Qdrant"), ("chroma+http://127.0.0.1:{port}/handbook", "Chroma")]
+)
+def test_a_server_that_does_not_answer_is_exit_code_4(
+    command: Callable[..., Result], folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, server: str
+) -> None:
+    """The message names the address; nothing is loaded or embedded before."""
+    monkeypatch.setattr(api, "EmbeddingEngine", None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    port = free_port()
+    for arguments in (("index", folder, "--into"), ("search", "x", "--in")):
+        result = command(*arguments, url.format(port=port))
+        assert result.code == 4
+        assert f"{server} server" in result.err
+        assert f"127.0.0.1:{port}" in result.err
+
+
+def test_the_same_name_with_other_weights_is_refused(
+    command: Callable[..., Result], make_model: Callable[..., Path], folder: Path, tmp_path: Path
+) -> None:
+    """The probes tell, whatever the folder is called; the documents aren't touched."""
+    model, url = tmp_path / "model", f"edge:{tmp_path / 'db'}"
+    shutil.copytree(make_model("bert"), model)
+    assert command("index", folder, "--into", url, "--model", model).code == 0
+    shutil.rmtree(model)
+    shutil.copytree(make_model("bert-cls"), model)
+    for arguments in (("index", folder, "--into", url), ("search", "x", "--in", url)):
+        result = command(*arguments)
+        assert result.code == 3
+        assert "fingerprint: the collection has" in result.err
+
+
+def test_odd_files_are_told_and_the_rest_is_indexed(command: Callable[..., Result], tiny: str, tmp_path: Path) -> None:
+    """Binary and vanished files, links in a circle, a line of a million characters: exit code 1, each with its reason."""
+    root = tmp_path / "kb"
+    (root / "sub").mkdir(parents=True)
+    (root / "good.txt").write_text("a tide table", encoding="utf-8")
+    (root / "long.txt").write_text("word " * 200_000, encoding="utf-8")
+    (root / "binary.txt").write_bytes(b"\x00\x01" * 100)
+    (root / "sub" / "up").symlink_to(root, target_is_directory=True)
+    (root / "circle.md").symlink_to(root / "circle.md")
+    (root / "gone.md").symlink_to(root / "nothing")
+    result = command("index", root, "--into", f"memory:{tmp_path.name}", "--model", tiny, "--chunk-tokens", "60", "--json")
+    assert result.code == 1
+    reasons = {skipped["source"]: skipped["reason"] for skipped in json.loads(result.out)["skipped"]}
+    assert set(reasons) == {"kb/binary.txt", "kb/circle.md", "kb/gone.md"}
+    assert json.loads(result.out)["documents"] == 2
+
+
+def test_a_store_directory_of_another_format_is_exit_code_4(
+    command: Callable[..., Result], folder: Path, collection: str, tmp_path: Path
+) -> None:
+    """Both versions and the way on are in the message."""
+    copy = tmp_path / "db"
+    shutil.copytree(collection.removeprefix("edge:"), copy)
+    manifest = json.loads((copy / "sightline.json").read_text(encoding="utf-8"))
+    (copy / "sightline.json").write_text(json.dumps(manifest | {"format": 99}), encoding="utf-8")
+    for arguments in (("index", folder, "--into"), ("search", "x", "--in"), ("inspect",)):
+        result = command(*arguments, f"edge:{copy}")
+        assert result.code == 4
+        assert "has format 99; this Sightline reads format 1" in result.err
 
 
 def test_another_model_is_refused_before_any_document(

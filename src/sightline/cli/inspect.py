@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import click
 
 from sightline import api
-from sightline.cli.options import json_option
+from sightline.cli.options import counted, json_option
 
 _ROOTS_SHOWN = 20
 
@@ -45,7 +45,7 @@ def _rows(found: api.Inspection) -> Iterator[tuple[str, str]]:
     if len(found.roots) > _ROOTS_SHOWN:
         yield "  root", f"... and {len(found.roots) - _ROOTS_SHOWN} more"
     if found.unfinished_documents:
-        yield "unfinished", f"{found.unfinished_documents:,} documents; the same sightline index command goes on"
+        yield "unfinished", f"{counted(found.unfinished_documents, 'document')}; the same sightline index command goes on"
     if found.unfinished_roots:
         yield "unfinished roots", ", ".join(found.unfinished_roots)
     if found.being_rebuilt:

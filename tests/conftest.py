@@ -61,3 +61,19 @@ def qwen3_folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from model_factory import build_true_qwen3
 
     return build_true_qwen3(shared_data / "qwen3-embedding-0.6b", tmp_path_factory.mktemp("true-qwen3"))
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[str], Any]]:
+    """`opened(url)` is an open store, which is closed when the test ends."""
+    from sightline.stores import open_store
+
+    stores: list[Any] = []
+
+    def open_and_remember(url: str) -> Any:
+        stores.append(open_store(url))
+        return stores[-1]
+
+    yield open_and_remember
+    for store in stores:
+        store.close()

@@ -3,16 +3,13 @@
 import contextlib
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import chromadb
 import httpx
@@ -20,6 +17,7 @@ import numpy as np
 import pytest
 from chromadb.api.models.Collection import Collection
 
+from servers import ChromaServer, free_port
 from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreUnreachable, UsageError
 from sightline.stores import chroma, chroma_server, open_store, retries
 from sightline.stores.filters import matches, parse_filter
@@ -80,61 +78,11 @@ def collections_of(server) -> list[str]:
     return [one["name"] for one in answer.json()]
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-class Server:
-    """`chroma run` on a path, for as long as the test wants it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.port = free_port()
-        self.start()
-
-    def start(self) -> None:
-        command = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(self.path), "--host", "127.0.0.1"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen([*command, "--port", str(self.port)], **quiet)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                httpx.get(f"http://127.0.0.1:{self.port}/api/v2/heartbeat", timeout=1).raise_for_status()
-                return
-            except httpx.HTTPError:
-                threading.Event().wait(0.05)
-        raise RuntimeError("chroma run did not answer within a minute")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def url(self) -> str:
-        """A collection that nobody used yet."""
-        return f"chroma+http://127.0.0.1:{self.port}/c{uuid.uuid4().hex[:12]}"
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    running = Server(tmp_path_factory.mktemp("server"))
+    running = ChromaServer(tmp_path_factory.mktemp("server"))
     yield running
     running.kill()
-
-
-@pytest.fixture
-def opened():
-    """Open stores that are closed when the test ends."""
-    stores = []
-
-    def open_and_remember(url):
-        stores.append(open_store(url))
-        return stores[-1]
-
-    yield open_and_remember
-    for store in stores:
-        store.close()
 
 
 class TestDirectoryConformance(StoreConformance):
@@ -556,7 +504,7 @@ class TestServer:
     @pytest.mark.slow
     def test_a_killed_server_loses_nothing(self, opened, tmp_path):
         """A server that is killed in the middle of a load and started again gets the rest from the same run."""
-        server = Server(tmp_path)
+        server = ChromaServer(tmp_path)
         try:
             store = opened(server.url())
             store.create(16, {})

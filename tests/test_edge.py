@@ -24,20 +24,6 @@ def point(row: int = 0, source: str = "docs/a.md", **metadata: object) -> Point:
     return Point(str(uuid.UUID(int=row + 1)), f"text {row}", source, metadata)
 
 
-@pytest.fixture
-def opened():
-    """Open stores that are closed when the test ends."""
-    stores = []
-
-    def open_and_remember(url):
-        stores.append(open_store(url))
-        return stores[-1]
-
-    yield open_and_remember
-    for store in stores:
-        store.close()
-
-
 class TestConformance(StoreConformance):
     @pytest.fixture
     def store(self, tmp_path):

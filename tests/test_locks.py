@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from sightline.errors import StoreError, StoreLocked
-from sightline.stores import open_store
 from sightline.stores.locks import DirectoryLock, FileLock
 from sightline.types import Point
 
@@ -45,20 +44,6 @@ def ask_another_process(url: str, operation: str) -> str:
 @pytest.fixture(params=["edge:{}/kb", "chroma:{}/kb/handbook", "qdrant:{}/kb/handbook"])
 def url(request, tmp_path):
     return request.param.format(tmp_path)
-
-
-@pytest.fixture
-def opened():
-    """Open stores that are closed when the test ends."""
-    stores = []
-
-    def open_and_remember(url):
-        stores.append(open_store(url))
-        return stores[-1]
-
-    yield open_and_remember
-    for store in stores:
-        store.close()
 
 
 class TestFileLock:

@@ -25,20 +25,6 @@ def url(request, tmp_path):
     return request.param.format(tmp_path)
 
 
-@pytest.fixture
-def opened():
-    """Open stores that are closed when the test ends."""
-    stores = []
-
-    def open_and_remember(url):
-        stores.append(open_store(url))
-        return stores[-1]
-
-    yield open_and_remember
-    for store in stores:
-        store.close()
-
-
 class TestUrls:
     @pytest.mark.parametrize("url", ["", "kb", "./kb", "faiss:./kb", "C:\\kb", "EDGE:./kb"])
     def test_an_unknown_store_is_answered_with_the_known_forms(self, url):

@@ -232,6 +232,32 @@ class TestTurns:
         lock.release()
         assert opened(store.url).count() == 0
 
+    def test_a_directory_that_cannot_be_written_is_told(self, opened, tmp_path, monkeypatch):
+        """Readers lock what they read."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        store.close()
+        monkeypatch.setattr("os.open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        with pytest.raises(StoreError, match="must be writable, for readers too"):
+            opened(store.url).count()
+
+    def test_who_waited_for_a_shard_that_went_gets_the_new_one(self, opened, tmp_path, monkeypatch):
+        """A rebuild may end between asking for a shard and getting it."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        beside = store.staging()
+        beside.create(4, {"new": 1})
+        beside.upsert([point()], VECTORS[:1])
+        reader, take = opened(store.url), turns.Turn.take
+
+        def take_late(turn):
+            monkeypatch.undo()
+            store.promote()
+            take(turn)
+
+        monkeypatch.setattr(turns.Turn, "take", take_late)
+        assert reader.count() == 1
+
     def test_a_request_of_a_dead_process_is_forgotten(self, opened, tmp_path):
         """Nobody renews it, so nobody gives way for it."""
         store = opened(f"edge:{tmp_path}/kb")

@@ -130,7 +130,7 @@ class EdgeStore:
                 if self.exists():
                     raise collection_exists(self.url)
             try:
-                self._open(entry, self._new_shard)
+                self._open(self._wait_for(entry), entry, partial(_new_shard, entry.dimensions))
                 with self._directory.changing() as write:
                     write(Manifest(entry) if self._parent is None else replace(self._manifest(), staging=entry))
             except BaseException:
@@ -327,37 +327,35 @@ class EdgeStore:
             entry = self._entry()
             if self._turn is not None and (self._name != entry.shard or self._turn.is_over()):
                 self._put_away(yielding=True)
-            while self._turn is None:
-                self._open(entry, self._load_shard)
-                newest = self._entry()
-                if newest.shard != entry.shard:  # somebody finished a rebuild while we waited
-                    self._put_away()
-                    entry = newest
+            if self._turn is None:
+                self._load()
             with self._engine():
                 return work(self._shard)
 
-    def _open(self, entry: Entry, make: Callable[[Entry], Any]) -> None:
-        """Have the shard open from here on."""
+    def _load(self) -> None:
+        """Open the current shard, which may be another one by the time that it is our turn."""
+        while True:
+            entry = self._entry()
+            turn = self._wait_for(entry)
+            if self._entry().shard == entry.shard:
+                self._open(turn, entry, lambda path: engine.EdgeShard.load(path))
+                return
+            turn.release()
+
+    def _wait_for(self, entry: Entry) -> Turn:
         turn = self._directory.turn(entry.shard, self._guard, lambda: self._put_away())
         turn.take()
+        return turn
+
+    def _open(self, turn: Turn, entry: Entry, opened: Callable[[str], Any]) -> None:
+        """Have the shard open from here on."""
         try:
             with self._engine():
-                self._shard = make(entry)
+                self._shard = opened(str(self._directory.path / entry.shard))
         except BaseException:
             turn.release()
             raise
         self._turn, self._name = turn, entry.shard
-
-    def _load_shard(self, entry: Entry) -> Any:
-        return engine.EdgeShard.load(str(self._directory.path / entry.shard))
-
-    def _new_shard(self, entry: Entry) -> Any:
-        vectors = engine.EdgeVectorParams(size=entry.dimensions, distance=engine.Distance.Cosine)
-        shard = engine.EdgeShard.create(str(self._directory.path / entry.shard), engine.EdgeConfig(vectors=vectors))
-        for key, kind in _INDEXED.items():
-            shard.update(engine.UpdateOperation.create_field_index(key, kind))
-        shard.flush()
-        return shard
 
     def _put_away(self, *, yielding: bool = False) -> None:
         """Flush and close the shard, and let the next one have it."""
@@ -424,6 +422,15 @@ class EdgeStore:
                     f"{self.url} is held by a program that uses Qdrant Edge without Sightline. Close it, then try again."
                 ) from error
             raise StoreError(f"Qdrant Edge failed on {self.url}: {error}") from error
+
+
+def _new_shard(dimensions: int, path: str) -> Any:
+    vectors = engine.EdgeVectorParams(size=dimensions, distance=engine.Distance.Cosine)
+    shard = engine.EdgeShard.create(path, engine.EdgeConfig(vectors=vectors))
+    for key, kind in _INDEXED.items():
+        shard.update(engine.UpdateOperation.create_field_index(key, kind))
+    shard.flush()
+    return shard
 
 
 def _overwrite(points: Sequence[Point], shard: Any) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from sightline.errors import StoreLocked
+from sightline.errors import StoreError, StoreLocked
 from sightline.stores.locks import FileLock
 
 # A request that nobody has renewed for so long is of a process that is gone.
@@ -52,7 +52,7 @@ class Turn:
             return
         began = time.monotonic()
         told = False
-        while not self._lock.try_acquire():
+        while not self._try():
             waited = time.monotonic() - began
             if waited > WAIT_S:
                 raise StoreLocked(
@@ -69,6 +69,15 @@ class Turn:
         self._since = time.monotonic()
         self._stop = threading.Event()
         threading.Thread(target=self._watch, args=(self._stop,), name="sightline-turn", daemon=True).start()
+
+    def _try(self) -> bool:
+        try:
+            return self._lock.try_acquire()
+        except OSError as error:
+            raise StoreError(
+                f"{self._url} can't be opened: {error}. Its directory must be writable, for readers too: they lock what they"
+                " read. Make it so, or copy it to where it is."
+            ) from error
 
     def is_over(self) -> bool:
         """Whether somebody waits, and we had our time."""

@@ -29,17 +29,18 @@ def rerun(settings: Figures) -> Figures:
 def measure(corpus: Corpus, work: Path, dtype: str, say: Callable[[str], None]) -> tuple[Mapping[str, Any], str]:
     """The figures, and the table that shows them."""
     folder = Path(corpus.folder)
-    long = max((path for path in folder.rglob("*.md") if path.is_file()), key=lambda path: path.stat().st_size)
-    original = long.read_text(encoding="utf-8")
+    texts = {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.md") if path.is_file()}
+    long = max((path for path, text in texts.items() if not text.startswith("---")), key=lambda path: len(texts[path]))
+    original = texts[long]
     renamed = long.with_name(f"renamed-{long.name}")
     body = f"---\nlang: en\n---\n{original}"
     edits: dict[str, Callable[[], object]] = {
         "unchanged": lambda: None,
-        "a paragraph at the top of the longest file": lambda: long.write_text(
+        "a paragraph at the top of a long file": lambda: long.write_text(
             "A paragraph that was not there before, about nothing else.\n\n" + original, encoding="utf-8"
         ),
         "that taken back": lambda: long.write_text(original, encoding="utf-8"),
-        "the longest file renamed": lambda: long.rename(renamed),
+        "the long file renamed": lambda: long.rename(renamed),
         "front matter added to it": lambda: renamed.write_text(body, encoding="utf-8"),
         "its front matter changed": lambda: renamed.write_text(body.replace("lang: en", "lang: de"), encoding="utf-8"),
     }

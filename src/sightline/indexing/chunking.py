@@ -16,8 +16,7 @@ the limit on length, what was just short enough may have to be cut anew on both 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
@@ -40,9 +39,19 @@ _LONGEST_TOKEN = 128
 # A piece that is shorter than the limit by this, or by an eighth, can't go beyond it by being tokenised alone: a tokenizer reads
 # words, so only the first and the last one can change.
 _SLACK = 8
+# Characters that are tokenised at once: a tokenizer takes some 300 bytes for each.
+_SEGMENT = 1 << 18
+# Of long sections only so many of the strongest boundaries for each chunk are looked at one by one.
+_CANDIDATES = 8
+# Where segments of a text may part, the best first: a tokenizer that reads words finds the same ones there.
+_SEGMENT_STARTS = (re.compile(r"(?<=\n)\S"), re.compile(r"(?<=\S) (?=\S)"))
+_BLANK = np.asarray([chr(code).isspace() for code in range(0x3002)])  # U+3000 is the last one that is
 _SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]*_]*\s+|[。！？；][”』」）]*\s*""")
 _LINE_END = re.compile(r"[\r\n]\s*")
 _WORD_END = re.compile(r"\s+")
+
+
+Positions = npt.NDArray[np.int64]
 
 
 class Level(IntEnum):
@@ -96,7 +105,7 @@ def chunk(document: Document, settings: ChunkSettings, embedder: Embedder) -> li
     """
     text = document.text
     room = settings.max_tokens - settings.overlap_tokens
-    ruler = _Ruler.of(text, room, embedder.token_spans(text))
+    ruler = _Ruler.of(text, room, _token_spans(text, embedder))
     found = outline(text, document.format)
     cutter = _Cutter(text, ruler, found)
     pieces = [
@@ -108,6 +117,31 @@ def chunk(document: Document, settings: ChunkSettings, embedder: Embedder) -> li
     if settings.overlap_tokens:
         counted = _overlapping(counted, cutter, settings, embedder)
     return [Chunk(text[piece.start : piece.end], piece.start, piece.end, piece.section.path, count) for piece, count in counted]
+
+
+def _token_spans(text: str, embedder: Embedder) -> npt.NDArray[np.int64] | None:
+    """The embedder's token spans, asked for in segments: of a text without blanks a token at their ends may be another."""
+    found: list[Positions] = []
+    start = 0
+    while start < len(text) or not found:
+        end = _segment_end(text, start)
+        spans = embedder.token_spans(text[start:end])
+        if spans is None:
+            return None
+        found.append(spans.astype(np.int64) + start)
+        start = end
+    return np.concatenate(found)
+
+
+def _segment_end(text: str, start: int) -> int:
+    end = start + _SEGMENT
+    if end >= len(text):
+        return len(text)
+    for pattern in _SEGMENT_STARTS:
+        last = max((match.start() for match in pattern.finditer(text, end - _SEGMENT // 8, end)), default=None)
+        if last is not None:
+            return last
+    return end
 
 
 def _capacity(embedder: Embedder) -> int | None:
@@ -157,55 +191,64 @@ class _Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
-    """`text[start:end]`, which may be parted from what is before it; `level` is what begins there."""
+class _Units:
+    """Stretches `text[starts[i]:ends[i]]` in order with blank space at most between them; `levels[i]` is what begins there."""
 
-    start: int
-    end: int
-    level: Level
+    starts: Positions
+    ends: Positions
+    levels: Positions
 
 
 @dataclass(frozen=True, slots=True)
 class _Ruler:
     """Measures stretches of a text in tokens, or in characters where there is no tokenizer; `exact` unless it had to guess."""
 
-    starts: npt.NDArray[np.int64] | None
-    ends: npt.NDArray[np.int64] | None
+    starts: Positions | None
+    ends: Positions | None
     limit: int
     exact: bool
 
     @classmethod
-    def of(cls, text: str, max_tokens: int, spans: npt.NDArray[np.int32] | None) -> _Ruler:
+    def of(cls, text: str, max_tokens: int, spans: Positions | None) -> _Ruler:
         if spans is None:
             return cls(None, None, max_tokens * _CHARS_PER_TOKEN, exact=False)
-        starts, ends = spans[:, 0].astype(np.int64), spans[:, 1].astype(np.int64)
+        starts, ends = spans[:, 0].copy(), spans[:, 1].copy()
         endless = np.flatnonzero(ends - starts > _LONGEST_TOKEN)
-        for token in endless[::-1]:
-            inner = np.arange(starts[token] + _LONGEST_TOKEN, ends[token], _LONGEST_TOKEN)
-            starts, ends = np.insert(starts, token + 1, inner), np.insert(ends, token, inner)
-        return cls(starts, ends, max_tokens, exact=not len(endless))
+        inner = [np.arange(starts[token] + _LONGEST_TOKEN, ends[token], _LONGEST_TOKEN) for token in endless]
+        if inner:
+            after = np.repeat(endless, [len(each) for each in inner])
+            starts, ends = np.insert(starts, after + 1, np.concatenate(inner)), np.insert(ends, after, np.concatenate(inner))
+        return cls(starts, ends, max_tokens, exact=not inner)
 
-    def before(self, positions: Sequence[int]) -> list[int]:
+    def before(self, positions: Positions) -> Positions:
         """For each position, how much of the text ends at or before it."""
-        return list(positions) if self.ends is None else np.searchsorted(self.ends, positions, side="right").tolist()
+        return positions if self.ends is None else np.searchsorted(self.ends, positions, side="right")
 
-    def until(self, positions: Sequence[int]) -> list[int]:
+    def until(self, positions: Positions) -> Positions:
         """For each position, how much of the text begins before it."""
-        return list(positions) if self.starts is None else np.searchsorted(self.starts, positions, side="left").tolist()
+        return positions if self.starts is None else np.searchsorted(self.starts, positions, side="left")
 
     def measure(self, start: int, end: int) -> int:
         """Tokens (or characters) of `text[start:end]`; a token that is cut counts on both sides."""
-        return self.until([end])[0] - self.before([start])[0]
+        return int(self.until(np.asarray([end]))[0] - self.before(np.asarray([start]))[0])
 
-    def inner_starts(self, start: int, end: int) -> Iterable[int]:
+    def inner_starts(self, start: int, end: int) -> Positions:
         """Where `text[start:end]` can be cut between tokens."""
         if self.starts is None or self.ends is None:
-            return range(start + _CHARS_PER_TOKEN, end, _CHARS_PER_TOKEN)
+            return np.arange(start + _CHARS_PER_TOKEN, end, _CHARS_PER_TOKEN)
         first, last = np.searchsorted(self.starts, [start + 1, end])
         inner = self.starts[first:last]
         # Several byte tokens can share one character, which must stay whole.
-        whole: list[int] = inner[self.ends[max(first - 1, 0) : last - 1] <= inner].tolist() if first else inner.tolist()
-        return whole
+        return inner[self.ends[max(first - 1, 0) : last - 1] <= inner] if first else inner
+
+
+class _Hashes(dict[str, int]):
+    """Texts and their hashes; tokens and words come again and again."""
+
+    def __missing__(self, text: str) -> int:
+        made = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+        self[text] = made
+        return made
 
 
 class _Cutter:
@@ -214,98 +257,143 @@ class _Cutter:
     def __init__(self, text: str, ruler: _Ruler, found: Outline) -> None:
         self.text = text
         self.ruler = ruler
-        self._blocks, self._parts, self._lines = (sorted(set(starts)) for starts in (found.blocks, found.parts, found.lines))
+        self._blocks, self._parts, self._lines = (
+            np.unique(np.asarray(starts, dtype=np.int64)) for starts in (found.blocks, found.parts, found.lines)
+        )
+        solid = ~_BLANK[np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32), len(_BLANK) - 1)]
+        self._solid = np.flatnonzero(solid).astype(np.int32)
+        self._solid_before = np.concatenate([[0], np.cumsum(solid, dtype=np.int32)], dtype=np.int32)
 
     def cut(self, start: int, end: int, body: int, limit: int) -> list[tuple[int, int]]:
         """Pieces `(start, end)` of `text[start:end]`, each at most `limit` long, without blank space around them.
 
         The first block from `body` on isn't parted from the headings before it unless it is too long itself.
         """
-        start, end = self._strip(start, end)
-        if start == end:
+        whole = self._stripped([start], [end], [Level.BLOCK])
+        if not len(whole.starts):
             return []
+        start, end = int(whole.starts[0]), int(whole.ends[0])
         if self.ruler.measure(start, end) <= limit:
             return [(start, end)]
-        glued = body + len(self.text[body:end]) - len(self.text[body:end].lstrip())
-        units = [_Unit(start, end, Level.BLOCK)]
+        glued = self._next_solid(body)
+        units = whole
         for level in Level:
-            units = list(self._expand(units, level, glued, limit))
+            units = self._expand(units, level, glued, limit)
         return self._merge(units, limit)
 
-    def _expand(self, units: list[_Unit], level: Level, glued: int, limit: int) -> Iterator[_Unit]:
+    def _expand(self, units: _Units, level: Level, glued: int, limit: int) -> _Units:
         """Cut the units that are too long wherever something of this level begins."""
         lows, highs = self._ends(units)
-        for unit, low, high in zip(units, lows, highs, strict=True):
-            if high - low <= limit:
-                yield unit
-                continue
-            floor = max(unit.start, glued) if level < Level.LINE else unit.start
-            inner = [start for start in self._begin(unit, level) if floor < start < unit.end]
-            starts = [unit.start, *inner, unit.end]
-            for number, (first, last) in enumerate(pairwise(starts)):
-                first, last = self._strip(first, last)
-                if first < last:
-                    yield _Unit(first, last, level if number else unit.level)
+        cuts = []
+        for unit in np.flatnonzero(highs - lows > limit):
+            start, end = int(units.starts[unit]), int(units.ends[unit])
+            inner = self._begin(start, end, level)
+            floor = max(start, glued) if level < Level.LINE else start
+            cuts.append(inner[(floor < inner) & (inner < end)])
+        inner = np.concatenate([np.empty(0, dtype=np.int64), *cuts])
+        if not len(inner):
+            return units
+        order = np.searchsorted(units.starts, inner)
+        starts = np.insert(units.starts, order, inner)
+        # What lies between units is blank, so that each may be taken to reach as far as the next one.
+        return self._stripped(starts, np.append(starts[1:], units.ends[-1]), np.insert(units.levels, order, level))
 
-    def _begin(self, unit: _Unit, level: Level) -> Iterable[int]:
-        """Where things of this level begin inside a unit."""
+    def _begin(self, start: int, end: int, level: Level) -> Positions:
+        """Where things of this level begin in `text[start:end]`."""
         if level is Level.BLOCK:
-            return _between(self._blocks, unit)
+            return _between(self._blocks, start, end)
         if level is Level.PART:
-            return _between(self._parts, unit)
+            return _between(self._parts, start, end)
         if level is Level.SENTENCE:
-            return _between(self._lines, unit) or self._after(_SENTENCE_END, unit)
+            lines = _between(self._lines, start, end)
+            return lines if len(lines) else self._after(_SENTENCE_END, start, end)
         if level is Level.LINE:
-            return self._after(_LINE_END, unit)
+            return self._after(_LINE_END, start, end)
         if level is Level.WORD:
-            return self._after(_WORD_END, unit)
-        return self.ruler.inner_starts(unit.start, unit.end)
+            return self._after(_WORD_END, start, end)
+        return self.ruler.inner_starts(start, end)
 
     def earlier(self, floor: int, start: int, units: int, *, all_of_it: bool) -> int:
         """Where to begin so that at most `units` of `text[floor:start]` come first: at a sentence, line, word or token."""
-        places = [self._after(pattern, _Unit(floor, start, Level.WORD)) for pattern in (_SENTENCE_END, _LINE_END, _WORD_END)]
-        for candidates in (*places, list(self.ruler.inner_starts(floor, start))):
-            starts = [*([floor] if all_of_it else []), *(place for place in candidates if floor < place < start)]
-            first = bisect_left(starts, -units, key=lambda place: -self.ruler.measure(place, start))
-            if first < len(starts):
-                return starts[first]
+        places = [self._after(pattern, floor, start) for pattern in (_SENTENCE_END, _LINE_END, _WORD_END)]
+        for candidates in (*places, self.ruler.inner_starts(floor, start)):
+            inner = candidates[(floor < candidates) & (candidates < start)]
+            starts = np.insert(inner, 0, floor) if all_of_it else inner
+            fitting = starts[self.ruler.until(np.asarray([start])) - self.ruler.before(starts) <= units]
+            if len(fitting):
+                return int(fitting[0])
         return start
 
-    def _after(self, pattern: re.Pattern[str], unit: _Unit) -> list[int]:
-        return [match.end() for match in pattern.finditer(self.text, unit.start, unit.end)]
+    def _after(self, pattern: re.Pattern[str], start: int, end: int) -> Positions:
+        return np.fromiter((match.end() for match in pattern.finditer(self.text, start, end)), dtype=np.int64)
 
-    def _merge(self, units: list[_Unit], limit: int) -> list[tuple[int, int]]:
+    def _merge(self, units: _Units, limit: int) -> list[tuple[int, int]]:
         """Join neighbours, the weakest boundary between them first, wherever the two together aren't too long."""
-        lows, highs = self._ends(units)
-        strength = [(-unit.level, self._hash(unit)) for unit in units]
+        all_lows, all_highs = self._ends(units)
+        hashes = self._hashes(units)
+        kept = _worth_a_look(units.levels, hashes, all_lows, all_highs, limit)
+        ends = np.append(kept[1:], len(hashes)) - 1
+        lows, highs = all_lows[kept].tolist(), all_highs[ends].tolist()
+        strength = list(zip((-units.levels[kept]).tolist(), hashes[kept].tolist(), strict=True))
         anchors = _anchors(strength, lows, highs[-1], limit // 2)
         # first[i] is right where i is the last unit of a piece, last[i] where it is the first.
-        first, last = list(range(len(units))), list(range(len(units)))
-        for unit in sorted(range(1, len(units)), key=lambda at: (at in anchors, strength[at])):
+        first, last = list(range(len(kept))), list(range(len(kept)))
+        for unit in sorted(range(1, len(kept)), key=lambda at: (at in anchors, strength[at])):
             left, right = first[unit - 1], last[unit]
             smaller = min(highs[unit - 1] - lows[left], highs[right] - lows[unit])
             if highs[right] - lows[left] <= limit and (unit not in anchors or smaller < limit // 8):
                 last[left], first[right] = right, left
+        starts, stops = units.starts[kept].tolist(), units.ends[ends].tolist()
         pieces = []
         unit = 0
-        while unit < len(units):
-            pieces.append((units[unit].start, units[last[unit]].end))
+        while unit < len(kept):
+            pieces.append((starts[unit], stops[last[unit]]))
             unit = last[unit] + 1
         return pieces
 
-    def _hash(self, unit: _Unit) -> bytes:
-        return blake2b(self.text[unit.start : unit.end].encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    def _hashes(self, units: _Units) -> npt.NDArray[np.uint64]:
+        known = _Hashes()
+        stretches = map(slice, units.starts.tolist(), units.ends.tolist())
+        return np.fromiter((known[self.text[stretch]] for stretch in stretches), dtype=np.uint64, count=len(units.starts))
 
-    def _ends(self, units: list[_Unit]) -> tuple[list[int], list[int]]:
-        return self.ruler.before([unit.start for unit in units]), self.ruler.until([unit.end for unit in units])
+    def _ends(self, units: _Units) -> tuple[Positions, Positions]:
+        return self.ruler.before(units.starts), self.ruler.until(units.ends)
 
-    def _strip(self, start: int, end: int) -> tuple[int, int]:
-        part = self.text[start:end]
-        ends = start + len(part.rstrip())
-        return min(ends, end - len(part.lstrip())), ends
+    def _stripped(self, starts: npt.ArrayLike, ends: npt.ArrayLike, levels: npt.ArrayLike) -> _Units:
+        """Units without the blank space at their ends; those of nothing else are left out."""
+        first, last = self._solid_before[np.asarray(starts)], self._solid_before[np.asarray(ends)]
+        some = first < last
+        begin, end = self._solid[first[some]].astype(np.int64), self._solid[last[some] - 1].astype(np.int64) + 1
+        return _Units(begin, end, np.asarray(levels, dtype=np.int64)[some])
+
+    def _next_solid(self, position: int) -> int:
+        number = self._solid_before[position]
+        return int(self._solid[number]) if number < len(self._solid) else len(self.text)
 
 
-def _anchors(strength: list[tuple[int, bytes]], lows: list[int], high: int, radius: int) -> set[int]:
+def _worth_a_look(
+    levels: Positions, hashes: npt.NDArray[np.uint64], lows: Positions, highs: Positions, limit: int
+) -> Positions:
+    """The units (the first one included) that may stay apart from the one before; the others are joined to that anyway.
+
+    Between two neighbours among the strongest boundaries, all that is weaker is joined before these are thought of. Where it
+    fits in one piece together and is too short for an anchor, the order in which it is joined doesn't matter.
+    """
+    count = len(hashes)
+    wanted = _CANDIDATES * int(highs[-1] - lows[0]) // limit + 1
+    if count < 2 * wanted:
+        return np.arange(count)
+    rough = (np.uint64(Level.TOKEN) - levels.astype(np.uint64) << np.uint64(61)) | (hashes >> np.uint64(3))
+    strong = rough >= np.partition(rough, count - wanted)[count - wanted]
+    strong[0] = True
+    first = np.flatnonzero(strong)
+    following = np.append(first[1:], count)
+    reach = np.append(lows[first[1:]], highs[-1]) - lows[first]
+    open_runs = (highs[following - 1] - lows[first] > limit) | (reach >= 2 * (limit // 2))
+    return np.flatnonzero(strong | np.repeat(open_runs, following - first))
+
+
+def _anchors(strength: list[tuple[int, int]], lows: list[int], high: int, radius: int) -> set[int]:
     """The units before which the boundary is the strongest for at least `radius` both ways, the ends of the section included."""
     anchors: set[int] = set()
     stack: list[int] = []  # weaker and weaker; what is below a unit is the next stronger one to its left
@@ -320,8 +408,9 @@ def _anchors(strength: list[tuple[int, bytes]], lows: list[int], high: int, radi
     return anchors
 
 
-def _between(starts: list[int], unit: _Unit) -> list[int]:
-    return starts[bisect_left(starts, unit.start + 1) : bisect_left(starts, unit.end)]
+def _between(positions: Positions, start: int, end: int) -> Positions:
+    first, last = np.searchsorted(positions, [start + 1, end])
+    return positions[first:last]
 
 
 def _checked(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Embedder) -> list[tuple[_Piece, int]]:
@@ -369,10 +458,25 @@ def _counts(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Em
         counts = [-(-count // _CHARS_PER_TOKEN) for count in counts]
     sure = max_tokens - max(_SLACK, max_tokens // 8)
     doubtful = [at for at, piece in enumerate(pieces) if not ruler.exact or counts[at] > sure or _cuts_a_word(text, piece)]
-    exact = embedder.count_tokens(["", *(text[pieces[at].start : pieces[at].end] for at in doubtful)])
-    for at, count in zip(doubtful, exact[1:] if exact else (), strict=exact is not None):
-        counts[at] = count - (exact[0] if exact else 0)
+    for few in _batches(doubtful, pieces):
+        exact = embedder.count_tokens(["", *(text[pieces[at].start : pieces[at].end] for at in few)])
+        for at, count in zip(few, exact[1:] if exact else (), strict=exact is not None):
+            counts[at] = count - (exact[0] if exact else 0)
     return counts
+
+
+def _batches(numbers: list[int], pieces: list[_Piece]) -> Iterator[list[int]]:
+    """As many pieces at a time as make a segment."""
+    batch: list[int] = []
+    chars = 0
+    for number in numbers:
+        batch.append(number)
+        chars += pieces[number].end - pieces[number].start
+        if chars >= _SEGMENT:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
 
 
 def _cuts_a_word(text: str, piece: _Piece) -> bool:

@@ -40,8 +40,8 @@ _EXIT_CODE = re.compile(r"\s+# exit code (\d)$")
 _SHELL = ("rm ", "echo ")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _CHROMA, _QDRANT = "chroma+http://localhost:8000/", "qdrant://localhost:6334/"
-# Options of other programs that the pages name.
-_FOREIGN_OPTIONS = {"--detach", "--wait", "--path", "--host", "--port"}
+# Options of other programs that the pages name: docker, chroma, and the benchmarks.
+_FOREIGN_OPTIONS = {"--detach", "--wait", "--path", "--host", "--port", "--cases"}
 
 
 def name_of(page: Path) -> str:

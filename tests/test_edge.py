@@ -5,12 +5,13 @@ import os
 import subprocess
 import sys
 import uuid
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 from sightline.embedding.dimensions import cut
-from sightline.errors import StoreError, StoreLocked, UsageError
+from sightline.errors import DimensionError, StoreError, StoreLocked, UsageError
 from sightline.stores import edge, open_store, turns
 from sightline.stores.locks import FileLock
 from sightline.stores.payload import text_digest
@@ -18,6 +19,12 @@ from sightline.testing import StoreConformance
 from sightline.types import Head, Point
 
 VECTORS = np.eye(4, dtype=np.float32)
+
+
+def shard_of(directory):
+    """The only shard that there is."""
+    [shard] = [entry for entry in directory.glob("shard-*") if entry.is_dir()]
+    return shard
 
 
 def point(row: int = 0, source: str = "docs/a.md", **metadata: object) -> Point:
@@ -143,6 +150,62 @@ class TestDirectory:
         shard.close()
         assert opened(url).count() == 0
 
+    def test_points_of_another_program_are_not_deleted(self, opened, tmp_path):
+        """Only marked points are ever removed, whoever knows their ids."""
+        from qdrant_edge import EdgeShard, Point, UpdateOperation
+
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        store.upsert([point(0)], VECTORS[:1])
+        store.close()
+        shard = EdgeShard.load(str(shard_of(tmp_path / "kb")))
+        shard.update(UpdateOperation.upsert_points([Point(point(1).id, VECTORS[1], {"theirs": 1})]))
+        shard.close()
+        again = opened(store.url)
+        again.delete([point(0).id, point(1).id, point(2).id])
+        assert [record.point.id for record in again.records()] == [point(1).id]
+
+    def test_a_point_without_a_vector_is_told(self, opened, tmp_path):
+        """The engine takes such points; nobody gets something else for a vector."""
+        from qdrant_edge import EdgeShard, Point, UpdateOperation
+
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        store.close()
+        shard = EdgeShard.load(str(shard_of(tmp_path / "kb")))
+        shard.update(UpdateOperation.upsert_points([Point(point().id, {}, {})]))
+        shard.close()
+        with pytest.raises(StoreError, match=f"{point().id} .* has no vector"):
+            list(opened(store.url).records())
+
+
+class TestDamage:
+    @pytest.fixture
+    def shard(self, opened, tmp_path):
+        """The shard of a collection of two points that is closed."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        store.upsert([point(0), point(1)], VECTORS[:2])
+        store.close()
+        return shard_of(tmp_path / "kb")
+
+    def test_a_shard_that_is_gone_is_told(self, opened, shard):
+        """It is an error with a way out, not an empty collection."""
+        shard.rename(shard.with_name("elsewhere"))
+        with pytest.raises(StoreError, match="restore it, or index again into a new one"):
+            opened(f"edge:{shard.parent}").count()
+        assert not shard.exists()
+
+    @pytest.mark.parametrize("damaged", ["edge_config.json", "segments/*/segment.json", "segments/*/vector_storage/**/*.dat"])
+    def test_a_shard_that_is_damaged_is_told(self, opened, shard, damaged):
+        """Also where the engine panics, which is no `Exception`; the shard is nobody's afterwards."""
+        for path in shard.glob(damaged):
+            path.write_bytes(b"")
+        for _ in range(2):
+            with pytest.raises(StoreError, match="restore it, or index again into a new one") as caught:
+                opened(f"edge:{shard.parent}").count()
+            assert not isinstance(caught.value, StoreLocked)
+
 
 # Another process that has a collection open, tells so, does something, and stays until its input ends.
 OTHER_PROCESS = """
@@ -209,6 +272,16 @@ class TestTurns:
         assert out == "200\n"
         assert opened(store.url).count() == 200 * 256
 
+    def test_a_killed_process_has_nothing_open(self, opened, started, tmp_path):
+        """What it had is free at once."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        other = started(store.url, "reading")
+        other.kill()
+        other.wait()
+        store.upsert([point()], VECTORS[:1])
+        assert store.count() == 1
+
     def test_two_stores_of_one_process_take_turns(self, opened, tmp_path):
         """A collection that is open for searching doesn't block an index run in the same program."""
         writer = opened(f"edge:{tmp_path}/kb")
@@ -266,7 +339,7 @@ class TestTurns:
         wanted = shard.with_name(f"{shard.name}.wanted")
         wanted.touch()
         os.utime(wanted, (0, 0))
-        turn = store._turn
+        turn = store._opened.turn
         turn._since = 0.0
         assert not turn.is_over()
         wanted.touch()
@@ -288,6 +361,54 @@ class TestRebuild:
         store.close()
         assert len([entry for entry in (tmp_path / "kb").glob("shard-*") if entry.is_dir()]) == 1
 
+    def test_a_reader_that_is_stuck_does_not_undo_it(self, opened, tmp_path, monkeypatch, caplog):
+        """The swap is done; the old shard goes when somebody writes after its reader let go."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        store.close()
+        old = shard_of(tmp_path / "kb")
+        stuck = FileLock(old.with_name(f"{old.name}.lock"))
+        assert stuck.try_acquire()
+        monkeypatch.setattr(turns, "WAIT_S", 0.1)
+        for write in (lambda one: (one.staging().create(4, {"new": 1}), one.promote()), lambda one: one.write_mark({"a": 1})):
+            again = opened(store.url)
+            write(again)
+            assert (again.read_contract(), old.exists()) == ({"new": 1}, True)
+            again.close()
+        assert caplog.text.count("an old shard stays until the next writer comes") == 2
+        stuck.release()
+        opened(store.url).acquire()
+        assert not old.exists()
+
+    def test_nobody_reads_half_of_each(self, opened, tmp_path, monkeypatch):
+        """Who was in the middle of reading the old collection is told, and reads the new one when asking again."""
+        monkeypatch.setattr(edge, "_RECORDS_PER_PAGE", 2)
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        store.upsert([point(row, "old") for row in range(4)], VECTORS)
+        reader = opened(store.url)
+        records = reader.records()
+        assert next(records).point.source == "old"
+        beside = store.staging()
+        beside.create(4, {})
+        beside.upsert([point(row, "new") for row in range(4)], VECTORS)
+        store.promote()
+        assert next(records).point.source == "old"
+        with pytest.raises(StoreError, match="was rebuilt while it was read"):
+            next(records)
+        assert [record.point.source for record in reader.records()] == ["new"] * 4
+
+    def test_a_reader_is_told_that_the_dimensions_are_others(self, opened, tmp_path):
+        """A query of the old length is measured by the collection that is searched."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        reader = opened(store.url)
+        assert reader.search(VECTORS[0], limit=1) == []
+        store.staging().create(8, {})
+        store.promote()
+        with pytest.raises(DimensionError, match="4 dimensions; this collection takes 8"):
+            reader.search(VECTORS[0], limit=1)
+
     def test_shards_that_nobody_names_go_with_the_next_writer(self, opened, tmp_path):
         """What a killed promotion or creation left; what the manifest names stays."""
         store = opened(f"edge:{tmp_path}/kb")
@@ -306,6 +427,61 @@ class TestRebuild:
 
 
 class TestOptimize:
+    @pytest.fixture
+    def indexed(self, monkeypatch):
+        """The shards that would have got their index, were it built."""
+        shards = []
+
+        def run(command, **_options):
+            shards.append(command[-1])
+            return subprocess.CompletedProcess(command, 0, "", "")
+
+        monkeypatch.setattr(edge, "_OPTIMIZE_FROM", 1)
+        monkeypatch.setattr(edge.subprocess, "run", run)
+        return shards
+
+    def test_a_rebuilt_collection_gets_its_index_too(self, opened, tmp_path, indexed):
+        """Once, when it is in its place."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        beside = store.staging()
+        beside.create(4, {})
+        beside.upsert([point(row) for row in range(4)], VECTORS)
+        store.promote()
+        store.close()
+        assert indexed == [shard_of(tmp_path / "kb").name]
+
+    def test_an_unfinished_rebuild_gets_none(self, opened, tmp_path, indexed):
+        """The run that finishes it builds the index."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        beside = store.staging()
+        beside.create(4, {})
+        beside.upsert([point(row) for row in range(4)], VECTORS)
+        beside.close()
+        store.close()
+        assert indexed == []
+
+    def test_who_reads_only_builds_none(self, opened, tmp_path, indexed):
+        """A search ends when it is answered."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        store.upsert([point(row) for row in range(4)], VECTORS)
+        store.close()
+        reader = opened(store.url)
+        assert reader.count() == 4
+        reader.close()
+        assert len(indexed) == 1
+
+    def test_an_interrupted_run_ends_without(self, opened, tmp_path, indexed):
+        """Ctrl-C isn't answered with a minute of work."""
+        store = opened(f"edge:{tmp_path}/kb")
+        store.create(4, {})
+        store.upsert([point(row) for row in range(4)], VECTORS)
+        with pytest.raises(KeyboardInterrupt), closing(store):
+            raise KeyboardInterrupt
+        assert indexed == []
+
     def test_a_large_collection_gets_its_index_when_it_is_closed(self, opened, tmp_path, monkeypatch):
         """In a process of its own; points and vectors are the same afterwards."""
         monkeypatch.setattr(edge, "_OPTIMIZE_FROM", 1000)
@@ -317,7 +493,7 @@ class TestOptimize:
         rows = cut(np.random.default_rng(1).normal(size=(1500, 4)).astype(np.float32), 4)
         store.upsert([point(row) for row in range(1500)], rows)
         store.close()
-        assert [call.returncode for call in calls] == [0]
+        assert [(call.returncode, call.stderr) for call in calls] == [(0, "")]
         again = opened(store.url)
         assert again.count() == 1500
         found = {record.point.id: record.vector for record in again.records()}

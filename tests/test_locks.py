@@ -1,6 +1,9 @@
 """Facts about locks: one writer at a time in a directory, whichever store it holds."""
 
+import errno
+import json
 import os
+import socket
 import subprocess
 import sys
 import uuid
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 from sightline.errors import StoreError, StoreLocked
+from sightline.stores import locks
 from sightline.stores.locks import DirectoryLock, FileLock
 from sightline.types import Point
 
@@ -68,6 +72,40 @@ class TestFileLock:
         """The directory has to be there and writable."""
         with pytest.raises(StoreError, match="can't be locked"):
             DirectoryLock(tmp_path / "nothing").acquire("edge:nothing")
+
+    def test_a_file_system_without_locks_is_told(self, tmp_path, monkeypatch):
+        """It isn't taken for somebody who holds the lock, for whom one would wait in vain."""
+
+        def refuse(_descriptor):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(locks, "_try_lock", refuse)
+        with pytest.raises(StoreError, match=r"No locks available.*on a file system that has locks") as caught:
+            DirectoryLock(tmp_path).acquire("edge:kb")
+        assert not isinstance(caught.value, StoreLocked)
+
+    def test_a_lock_that_cannot_be_written_is_free_again(self, tmp_path, monkeypatch):
+        """A full disk leaves no lock behind that nobody knows of."""
+
+        def refuse(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        lock = FileLock(tmp_path / "x.lock")
+        monkeypatch.setattr(os, "write", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            lock.try_acquire()
+        monkeypatch.undo()
+        other = FileLock(tmp_path / "x.lock")
+        assert other.try_acquire()
+        other.release()
+
+    def test_the_same_number_on_another_host_is_another_process(self, tmp_path):
+        """Containers that share a directory count their processes from one."""
+        name = tmp_path / "x.lock"
+        name.write_text(json.dumps({"pid": os.getpid(), "host": "elsewhere"}))
+        assert FileLock(name).holder() == f"process {os.getpid()} on elsewhere"
+        name.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+        assert FileLock(name).holder() == "another store object of this process"
 
 
 class TestLocks:

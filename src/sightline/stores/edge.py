@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +39,7 @@ from sightline.stores.checks import (
 from sightline.stores.edge_directory import EdgeDirectory, Entry, Manifest, new_shard_name
 from sightline.stores.edge_engine import engine
 from sightline.stores.edge_filters import FLAGS_KEY, engine_filter, equals, flags_of
-from sightline.stores.filters import matches, parse_filter
+from sightline.stores.filters import Condition, matches, parse_filter
 from sightline.stores.payload import (
     HEAD_FIELDS,
     HEAD_KEY,
@@ -61,7 +61,7 @@ _POINTS_PER_CALL = 256
 _RECORDS_PER_PAGE = 1000
 # Below this, searching without an index takes a few milliseconds, and building one takes longer than it will ever save.
 _OPTIMIZE_FROM = 100_000
-_OPTIMIZE = "import sys, qdrant_edge; s = qdrant_edge.EdgeShard.load(sys.argv[1]); s.optimize(); s.flush(); s.close()"
+_OPTIMIZE = "import sys; from sightline.stores.edge import build_index; build_index(*sys.argv[1:])"
 _INDEXED = {
     SOURCE_KEY: engine.PayloadSchemaType.Keyword,
     TEXT_KEY: engine.PayloadSchemaType.Keyword,
@@ -74,6 +74,15 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A shard that is open, and which one it is."""
+
+    shard: Any
+    entry: Entry
+    turn: Turn
+
+
 class EdgeStore:
     """The collection in a directory, or the one that a rebuild fills beside it."""
 
@@ -84,9 +93,7 @@ class EdgeStore:
         self._parent = parent
         self._beside: EdgeStore | None = None
         self._guard = threading.RLock()
-        self._shard: Any = None
-        self._name = ""
-        self._turn: Turn | None = None
+        self._opened: _Opened | None = None
         self._has_written = False
         self._closed = False
 
@@ -100,7 +107,8 @@ class EdgeStore:
 
     def count(self) -> int:
         """How many points the collection holds."""
-        return self._using(lambda shard: int(shard.count(engine.CountRequest())))
+        with self._using() as opened:
+            return int(opened.shard.count(engine.CountRequest()))
 
     def disk_bytes(self) -> int | None:
         """What the directory takes."""
@@ -110,7 +118,8 @@ class EdgeStore:
     def acquire(self, *, take_over: bool = False) -> None:
         """Become the only writer of the directory; raise StoreLocked, which names the other one."""
         self._entry()
-        self._directory.acquire()
+        with self._removal_may_wait():
+            self._directory.acquire()
 
     def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
         """Make the collection in an empty or new directory, or the staging one.
@@ -170,17 +179,16 @@ class EdgeStore:
     def update(self, points: Sequence[Point]) -> None:
         """Replace the payload of those points that are there."""
         self.acquire()
-        plain = checked_updates(points)
-
-        for batch in _slices(plain, _POINTS_PER_CALL):
+        for batch in _slices(checked_updates(points), _POINTS_PER_CALL):
             self._has_written = True
-            self._using(partial(_overwrite, batch))
+            with self._using() as opened:
+                _overwrite(batch, opened.shard)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove points; ids that aren't there are fine."""
+        """Remove points of ours; ids that aren't there are fine."""
         self.acquire()
         for batch in _slices(checked_ids(ids), _RECORDS_PER_PAGE):
-            self._write(engine.UpdateOperation.delete_points([*batch]))
+            self._write(engine.UpdateOperation.delete_points_by_filter(_ours(batch)))
 
     def heads(self) -> Iterator[Head]:
         """The heads of all documents, read page by page."""
@@ -189,13 +197,10 @@ class EdgeStore:
 
     def sources(self) -> dict[str, int]:
         """How many points each document has."""
-
-        def facet(shard: Any) -> dict[str, int]:
-            most = max(1, int(shard.count(engine.CountRequest())))
+        with self._using() as opened:
+            most = max(1, int(opened.shard.count(engine.CountRequest())))
             request = engine.FacetRequest(SOURCE_KEY, limit=most, exact=True, filter=equals({POINT_KEY: 1}))
-            return {found.value: int(found.count) for found in shard.facet(request).hits}
-
-        return self._using(facet)
+            return {found.value: int(found.count) for found in opened.shard.facet(request).hits}
 
     def points(self, source: str) -> list[Point]:
         """All points of a document, its head included."""
@@ -209,36 +214,24 @@ class EdgeStore:
         found: dict[str, FloatArray] = {}
         for digests in _slices(list(wanted), _RECORDS_PER_PAGE):
             for record in self._scroll({TEXT_KEY: digests, POINT_KEY: 1}, [TEXT_KEY], vectors=True):
-                found[wanted[record.payload[TEXT_KEY]]] = np.asarray(record.vector, dtype=np.float32)
+                found[wanted[record.payload[TEXT_KEY]]] = self._vector(record)
         return found
 
     def records(self, limit: int | None = None) -> Iterator[Record]:
         """Points with their vectors, read page by page."""
         self._entry()
         return (
-            Record(point_from_nested(str(one.id), one.payload), np.asarray(one.vector, dtype=np.float32), is_ours(one.payload))
+            Record(point_from_nested(str(one.id), one.payload), self._vector(one), is_ours(one.payload))
             for one in self._scroll({}, True, vectors=True, limit=limit)
         )
 
     def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
         """The nearest points by cosine similarity that meet the filter, best first."""
         conditions = parse_filter(filter)
-        row: Any = checked_query(vector, self.dimensions())  # the engine takes arrays, whatever its stubs say
-        query, where = engine.Query.Nearest(row), engine_filter(conditions)
         wanted = checked_limit(limit)
-        most = self.count()
-        asked = min(wanted, most)  # the engine makes room for as many hits, however few there are
-        hits: list[Hit] = []
-        while asked:
-            request = engine.QueryRequest(limit=asked, query=query, filter=where, with_payload=True)
-            scored = self._using(partial(_query, request))
-            points = [(point_from_nested(str(one.id), one.payload), float(one.score)) for one in scored]
-            # The engine's filter lets through a little more than it should, and never less.
-            hits = [hit(point, score) for point, score in points if matches(conditions, point.source, point.metadata)]
-            if len(hits) >= wanted or len(scored) < asked or asked == most:
-                break
-            asked = min(4 * asked, most)
-        return hits[:wanted]
+        with self._using() as opened:  # in one go: a rebuild that comes in between may have vectors of another length
+            row: Any = checked_query(vector, opened.entry.dimensions)  # the engine takes arrays, whatever its stubs say
+            return _nearest(opened.shard, engine.Query.Nearest(row), wanted, conditions)
 
     def staging(self) -> EdgeStore:
         """The collection that `promote` puts in this one's place."""
@@ -258,7 +251,8 @@ class EdgeStore:
             self.staging()._put_away()
             self._put_away()
             write(Manifest(manifest.staging))
-        self._directory.remove_shard(manifest.current.shard)
+            self._has_written = True  # what the staging store wrote is ours now, and may want its search index
+        self._remove(manifest.current)
 
     def drop_staging(self) -> None:
         """Remove the staging collection, if there is one."""
@@ -269,7 +263,7 @@ class EdgeStore:
                 return
             self.staging()._put_away()
             write(replace(manifest, staging=None))
-        self._directory.remove_shard(manifest.staging.shard)
+        self._remove(manifest.staging)
 
     def close(self) -> None:
         """Flush, and let others in. Closing twice is fine; a staging store lets go of its shard only."""
@@ -279,7 +273,8 @@ class EdgeStore:
             if self._beside is not None:
                 self._beside.close()
             try:
-                self._optimize()
+                if self._parent is None:  # a staging store that is closed isn't finished
+                    self._optimize()
             finally:
                 self._closed = True
                 try:
@@ -317,79 +312,112 @@ class EdgeStore:
             entry, manifest = change(self._entry()), self._manifest()
             write(replace(manifest, current=entry) if self._parent is None else replace(manifest, staging=entry))
 
+    def _remove(self, entry: Entry) -> None:
+        with self._removal_may_wait():
+            self._directory.remove_shard(entry.shard)
+
+    @contextmanager
+    def _removal_may_wait(self) -> Iterator[None]:
+        """Leave a shard that nobody names, but somebody has open, to the next writer: what was asked for is done."""
+        try:
+            yield
+        except StoreLocked as error:
+            if not self._directory.is_writer:
+                raise
+            _log.warning("an old shard stays until the next writer comes: %s", error)
+
     def _write(self, operation: Any) -> None:
         self._has_written = True
-        self._using(lambda shard: shard.update(operation))
+        with self._using() as opened:
+            opened.shard.update(operation)
 
-    def _using(self, work: Callable[[Any], T]) -> T:
-        """What `work` makes of the shard, which is opened for it if need be."""
+    @contextmanager
+    def _using(self) -> Iterator[_Opened]:
+        """The current shard for one operation, opened for it if need be."""
         with self._guard:
-            entry = self._entry()
-            if self._turn is not None and (self._name != entry.shard or self._turn.is_over()):
+            entry, opened = self._entry(), self._opened
+            if opened is not None and (opened.entry.shard != entry.shard or opened.turn.is_over()):
                 self._put_away(yielding=True)
-            if self._turn is None:
-                self._load()
+                opened = None
+            opened = opened or self._load()
             with self._engine():
-                return work(self._shard)
+                yield opened
 
-    def _load(self) -> None:
+    def _load(self) -> _Opened:
         """Open the current shard, which may be another one by the time that it is our turn."""
         while True:
             entry = self._entry()
             turn = self._wait_for(entry)
             if self._entry().shard == entry.shard:
-                self._open(turn, entry, lambda path: engine.EdgeShard.load(path))
-                return
+                return self._open(turn, entry, self._loaded)
             turn.release()
 
+    def _loaded(self, path: str) -> Any:
+        try:
+            with self._engine():
+                return engine.EdgeShard.load(path)
+        except StoreLocked:
+            raise
+        except StoreError as error:
+            raise StoreError(
+                f"{error}. If {self._directory.path} is damaged, restore it, or index again into a new one:"
+                " sightline index PATH --into edge:NEW_DIR"
+            ) from error
+
     def _wait_for(self, entry: Entry) -> Turn:
-        turn = self._directory.turn(entry.shard, self._guard, lambda: self._put_away())
+        turn = self._directory.turn(entry.shard, self._guard, self._give_way)
         turn.take()
         return turn
 
-    def _open(self, turn: Turn, entry: Entry, opened: Callable[[str], Any]) -> None:
+    def _open(self, turn: Turn, entry: Entry, opening: Callable[[str], Any]) -> _Opened:
         """Have the shard open from here on."""
         try:
             with self._engine():
-                self._shard = opened(str(self._directory.path / entry.shard))
+                shard = opening(str(self._directory.path / entry.shard))
         except BaseException:
             turn.release()
             raise
-        self._turn, self._name = turn, entry.shard
+        self._opened = _Opened(shard, entry, turn)
+        return self._opened
+
+    def _give_way(self) -> None:
+        """Put the shard away while nobody uses it; called from a thread that has nobody to tell of a failure."""
+        try:
+            self._put_away()
+        except StoreError as error:
+            _log.warning("%s", error)
 
     def _put_away(self, *, yielding: bool = False) -> None:
         """Flush and close the shard, and let the next one have it."""
         with self._guard:
-            turn, self._turn = self._turn, None
-            shard, self._shard = self._shard, None
-            if turn is None:
+            opened, self._opened = self._opened, None
+            if opened is None:
                 return
             try:
                 with self._engine():
-                    shard.flush()
-                    shard.close()
+                    opened.shard.flush()
+                    opened.shard.close()
             finally:
-                turn.release(yielding=yielding)
+                opened.turn.release(yielding=yielding)
 
     def _optimize(self) -> None:
         """Build the search index where it pays; in a process of its own, because the engine holds the GIL all the while."""
-        if not self._has_written or not self._is_large():
+        # Who interrupted a run wants it to end now; the next one builds the index.
+        if not self._has_written or sys.exception() is not None or not self._is_large():
             return
-        entry = self._entry()
+        shard = self._entry().shard
         self._put_away()
-        turn = self._directory.turn(entry.shard, threading.RLock(), lambda: None)
-        turn.take()
-        try:
-            command = [sys.executable, "-c", _OPTIMIZE, str(self._directory.path / entry.shard)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode != 0:
-                _log.warning("the search index of %s was not built, searching goes on without: %s", self.url, done.stderr[-300:])
-        finally:
-            turn.release()
+        # The child takes its own turn, so that the shard is known to be held even when this process is killed. It imports
+        # what this process imports, and nothing that happens to lie in the working directory (-P).
+        command = [sys.executable, "-P", "-c", _OPTIMIZE, self.url, str(self._directory.path), shard]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            _log.warning("the search index of %s was not built, searching goes on without: %s", self.url, done.stderr[-300:])
 
     def _is_large(self) -> bool:
         try:
-            info = self._using(lambda shard: shard.info())
+            with self._using() as opened:
+                info = opened.shard.info()
         except SightlineError:  # gone or held by somebody: nothing to be built on the way out
             return False
         return int(info.points_count) - int(info.indexed_vectors_count) > _OPTIMIZE_FROM
@@ -397,31 +425,58 @@ class EdgeStore:
     def _scroll(
         self, same: Mapping[str, Any], fields: list[str] | bool, *, vectors: bool = False, limit: int | None = None
     ) -> Iterator[Any]:
-        offset, left = None, limit
+        offset, left, first = None, limit, None
         while left is None or left > 0:
             size = _RECORDS_PER_PAGE if left is None else min(left, _RECORDS_PER_PAGE)
             request = engine.ScrollRequest(
                 offset=offset, limit=size, filter=equals(same) if same else None, with_payload=fields, with_vector=vectors
             )
-            records, offset = self._using(partial(_scroll_page, request))
+            with self._using() as opened:
+                records, offset = opened.shard.scroll(request)
+            first = first or opened.entry.shard
+            if opened.entry.shard != first:
+                raise StoreError(f"{self.url} was rebuilt while it was read, and half of each is neither. Read it again.")
             yield from records
             left = None if left is None else left - len(records)
             if offset is None:
                 return
 
+    def _vector(self, record: Any) -> FloatArray:
+        """The vector of a record, float32 `(dimensions,)`."""
+        if not isinstance(record.vector, list):  # the engine takes points without one, and loses some when files are gone
+            raise StoreError(f"The point {record.id} of {self.url} has no vector. Restore the directory, or index again.")
+        return np.asarray(record.vector, dtype=np.float32)
+
     @contextmanager
     def _engine(self) -> Iterator[None]:
-        """Name the engine's errors: it raises bare `Exception`, told apart by their text only."""
+        """Name the engine's errors: bare `Exception`, told apart by their text only, and panics, which are no `Exception`."""
         try:
             yield
-        except Exception as error:
-            if type(error) is not Exception:
+        except BaseException as error:
+            if type(error) is not Exception and type(error).__name__ != "PanicException":
                 raise
             if "WouldBlock" in str(error):
                 raise StoreLocked(
                     f"{self.url} is held by a program that uses Qdrant Edge without Sightline. Close it, then try again."
                 ) from error
             raise StoreError(f"Qdrant Edge failed on {self.url}: {error}") from error
+
+
+def build_index(url: str, directory: str, shard: str) -> None:
+    """Build the search index of a shard; the work of a process of its own.
+
+    Raises:
+        StoreLocked: somebody else has the shard open and doesn't give way.
+    """
+    turn = EdgeDirectory(url, Path(directory)).turn(shard, threading.RLock(), lambda: None)
+    turn.take()
+    try:
+        opened = engine.EdgeShard.load(str(Path(directory, shard)))
+        opened.optimize()
+        opened.flush()
+        opened.close()
+    finally:
+        turn.release()
 
 
 def _new_shard(dimensions: int, path: str) -> Any:
@@ -440,12 +495,24 @@ def _overwrite(points: Sequence[Point], shard: Any) -> None:
             shard.update(engine.UpdateOperation.overwrite_payload([point.id], _payload(point)))
 
 
-def _query(request: Any, shard: Any) -> Any:
-    return shard.query(request)
+def _nearest(shard: Any, query: Any, wanted: int, conditions: Sequence[Condition]) -> list[Hit]:
+    where = engine_filter(conditions)
+    most = int(shard.count(engine.CountRequest()))
+    asked = min(wanted, most)  # the engine makes room for as many hits, however few there are
+    hits: list[Hit] = []
+    while asked:
+        scored = shard.query(engine.QueryRequest(limit=asked, query=query, filter=where, with_payload=True))
+        points = [(point_from_nested(str(one.id), one.payload), float(one.score)) for one in scored]
+        # The engine's filter lets through a little more than it should, and never less.
+        hits = [hit(point, score) for point, score in points if matches(conditions, point.source, point.metadata)]
+        if len(hits) >= wanted or len(scored) < asked or asked == most:
+            break
+        asked = min(4 * asked, most)
+    return hits[:wanted]
 
 
-def _scroll_page(request: Any, shard: Any) -> Any:
-    return shard.scroll(request)
+def _ours(ids: Sequence[str]) -> Any:
+    return engine.Filter(must=[engine.HasIdCondition(set(ids)), equals({POINT_KEY: 1})])
 
 
 def _json(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from sightline.errors import StoreError, StoreLocked
 
 LOCK_NAME = ".sightline.lock"
+# What systems say of a lock that somebody has; anything else is a file system that can't lock.
+_HELD = (BlockingIOError, PermissionError)
 
 if sys.platform == "win32":
     import msvcrt
@@ -50,18 +52,21 @@ class FileLock:
         return self._descriptor is not None
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; raise OSError where there can't be such a file."""
+        """Take the lock if it is free; raise OSError where there can't be such a file, or no lock on it."""
         if self._descriptor is not None:
             return True
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _try_lock(descriptor)
-        except OSError:
+            os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, json.dumps(_own_name()).encode())
+        except _HELD:
             os.close(descriptor)
             return False
-        os.ftruncate(descriptor, 0)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        os.write(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+        except BaseException:
+            os.close(descriptor)  # which frees the lock
+            raise
         self._descriptor = descriptor
         return True
 
@@ -69,19 +74,26 @@ class FileLock:
         """Free the lock. The file stays: removing it would race with whoever waits for it. Releasing twice is fine."""
         if self._descriptor is None:
             return
-        os.ftruncate(self._descriptor, 0)
-        _unlock(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        try:
+            os.ftruncate(descriptor, 0)
+            _unlock(descriptor)
+        finally:
+            os.close(descriptor)
 
     def holder(self) -> str:
         """Who has the lock, in words."""
         try:
             holder = json.loads(self._path.read_text(encoding="utf-8"))
             pid, host = holder["pid"], holder["host"]
+            is_us = (pid, host) == tuple(_own_name().values())
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"  # it holds the lock but hasn't written its name yet
-        return "another store object of this process" if pid == os.getpid() else f"process {pid} on {host}"
+        return "another store object of this process" if is_us else f"process {pid} on {host}"
+
+
+def _own_name() -> dict[str, int | str]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
 
 
 class DirectoryLock:
@@ -100,7 +112,9 @@ class DirectoryLock:
         try:
             taken = self._lock.try_acquire()
         except OSError as error:
-            raise StoreError(f"{url} can't be locked: {error}. The directory must be writable.") from error
+            raise StoreError(
+                f"{url} can't be locked: {error}. The directory must be writable, on a file system that has locks."
+            ) from error
         if not taken:
             raise StoreLocked(f"{url} is held by {self._lock.holder()}. Wait until it is done or close it, then try again.")
 

@@ -544,7 +544,7 @@ def test_an_old_server_is_refused(patient: list[float]):
     """Without metadata of collections there is no place for the contract; both versions are named."""
     running = RunningServer(version="1.14.1")
     opened = open_store(running.url())
-    with pytest.raises(StoreError, match=r"1\.14\.1.*1\.15\.4"):
+    with pytest.raises(StoreError, match=r"1\.14\.1.*1\.16\.0"):
         opened.exists()
     opened.close()
     running.stop()

@@ -155,9 +155,12 @@ class EdgeDirectory:
         """Remove shards that the manifest doesn't name, and what an optimisation left; nobody else writes here now."""
         manifest = self.manifest()
         named = set() if manifest is None else {entry.shard for entry in (manifest.current, manifest.staging) if entry}
+        orphans = set()
         for entry in self.path.iterdir():
-            if _SHARD.fullmatch(entry.name) and entry.name not in named:
-                self.remove_shard(entry.name)
+            if _is_of_shard(entry.name) and entry.name.partition(".")[0] not in named:
+                orphans.add(entry.name.partition(".")[0])
+        for name in orphans:
+            self.remove_shard(name)
         for name in named:
             for half_made in (self.path / name / _TEMPORARY_SEGMENTS).glob("*"):
                 shutil.rmtree(half_made, ignore_errors=True)
@@ -187,6 +190,10 @@ def new_shard_name() -> str:
 def _is_half_made(name: str) -> bool:
     if name in (LOCK_NAME, _TEMPORARY_NAME):
         return True
+    return _is_of_shard(name)
+
+
+def _is_of_shard(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None or _BESIDE_SHARD.fullmatch(name) is not None
 
 

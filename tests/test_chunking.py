@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sightline.embedding.engine import EmbeddingEngine
 from sightline.errors import UsageError
+from sightline.indexing import chunking
 from sightline.indexing.chunking import ChunkSettings, chunk, default_settings
 from sightline.testing import HashEmbedder
 from sightline.types import Document
@@ -321,12 +322,59 @@ def test_an_edit_at_the_top_leaves_other_sections_alone():
     assert {one.heading_path for one in after if one.text not in texts(before)} == {("Section 0",)}
 
 
-@pytest.mark.parametrize("text", ["word " * 200_000, "x" * 1_000_000, "- a\n" * 50_000, "a.b!" * 100_000])
+@pytest.mark.parametrize("text", ["word " * 200_000, "x" * 1_000_000, "- a\n" * 50_000, "a.b!" * 100_000, "." * 300_000])
 def test_time_grows_no_faster_than_the_text(text):
     """A megabyte without structure is cut in seconds, not hours."""
     started = time.perf_counter()
     chunk(Document("kb/a", text, "markdown"), SIXTY, HashEmbedder())
     assert time.perf_counter() - started < 20
+
+
+class PeepingEmbedder(WordEmbedder):
+    """Remembers how many characters it was ever given at once."""
+
+    most = 0
+
+    def token_spans(self, text):
+        """Where words and marks are."""
+        self.most = max(self.most, len(text))
+        return super().token_spans(text)
+
+    def count_tokens(self, texts):
+        """Words and marks, plus two."""
+        self.most = max(self.most, sum(map(len, texts)))
+        return super().count_tokens(texts)
+
+
+@pytest.mark.parametrize("between", [" ", "\n", "-"])
+def test_a_tokenizer_gets_a_long_text_in_segments(between):
+    """It would take gigabytes for all of ten megabytes at once; the limit holds across segments all the same."""
+    embedder = PeepingEmbedder()
+    text = between.join(["word"] * 150_000)
+    chunks = chunk(Document("kb/a", text), SIXTY, embedder)
+    assert embedder.most < 300_000
+    check(text, chunks, 60, WordEmbedder())
+
+
+@pytest.mark.parametrize("between", [" ", "\n", "。"])
+def test_segments_move_no_cut(between, real, monkeypatch):
+    """Where a text has blanks, a tokenizer finds the same words in its segments as in the whole."""
+    text = between.join(words(30, seed) for seed in range(300))
+    whole = cut(text, embedder=real)
+    monkeypatch.setattr(chunking, "_SEGMENT", 2_000)
+    assert cut(text, embedder=real) == whole
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("max_tokens", [16, 33, 120])
+def test_boundaries_that_are_not_looked_at_make_no_difference(seed, max_tokens, monkeypatch):
+    """Joining what is weak all at once gives what joining one by one gives, with few distinct words as with many."""
+    rng = random.Random(seed)
+    known = words(3 if seed % 2 else 500, seed).split()
+    text = " ".join(rng.choices(known, k=5_000))
+    quick = cut(text, max_tokens)
+    monkeypatch.setattr(chunking, "_CANDIDATES", 1_000_000)
+    assert cut(text, max_tokens) == quick
 
 
 def test_the_default_is_what_the_model_takes():

@@ -46,7 +46,8 @@ _CANDIDATES = 8
 # Where segments of a text may part, the best first: a tokenizer that reads words finds the same ones there.
 _SEGMENT_STARTS = (re.compile(r"(?<=\n)\S"), re.compile(r"(?<=\S) (?=\S)"))
 _BLANK = np.asarray([chr(code).isspace() for code in range(0x3002)])  # U+3000 is the last one that is
-_SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]*_]*\s+|[。！？；][”』」）]*\s*""")
+# Of a row of dots only the first is tried: trying each would take the square of the row's length.
+_SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]+["'”’)\]*_]*\s+|[。！？；][”』」）]*\s*""")
 _LINE_END = re.compile(r"[\r\n]\s*")
 _WORD_END = re.compile(r"\s+")
 
@@ -325,7 +326,8 @@ class _Cutter:
         return start
 
     def _after(self, pattern: re.Pattern[str], start: int, end: int) -> Positions:
-        return np.fromiter((match.end() for match in pattern.finditer(self.text, start, end)), dtype=np.int64)
+        part = self.text[start:end]  # a pattern would look at what is before `start`
+        return np.fromiter((start + match.end() for match in pattern.finditer(part)), dtype=np.int64)
 
     def _merge(self, units: _Units, limit: int) -> list[tuple[int, int]]:
         """Join neighbours, the weakest boundary between them first, wherever the two together aren't too long."""

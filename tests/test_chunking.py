@@ -14,6 +14,7 @@ from sightline.embedding.engine import EmbeddingEngine
 from sightline.errors import UsageError
 from sightline.indexing import chunking
 from sightline.indexing.chunking import ChunkSettings, chunk, default_settings
+from sightline.indexing.structure import outline
 from sightline.testing import HashEmbedder
 from sightline.types import Document
 
@@ -400,7 +401,7 @@ def test_both_ends_of_the_range_are_allowed():
 
 def test_the_label_names_chunker_and_size():
     """What a collection remembers changes with the size."""
-    assert SIXTEEN.label() == "sections/1:16"
+    assert SIXTEEN.label() == "sections/2:16"
     assert SIXTY.label() != SIXTEEN.label()
 
 
@@ -464,4 +465,89 @@ def test_an_overlap_beyond_half_a_chunk_is_refused(overlap: int) -> None:
 def test_an_overlap_is_part_of_the_label() -> None:
     """A collection knows that it was cut otherwise; without overlap its label is what it was."""
     assert ChunkSettings(64).label() != ChunkSettings(64, 16).label()
-    assert ChunkSettings(64).label() == "sections/1:64"
+    assert ChunkSettings(64).label() == "sections/2:64"
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    text=st.text(alphabet="ab.#-=`>|*。 \n\té🙂", max_size=500),
+    text_format=st.sampled_from(["markdown", "rst", "text"]),
+    embedder=st.sampled_from([WordEmbedder(), EdgeEmbedder(), HashEmbedder()]),
+    overlap=st.integers(1, 8),
+)
+def test_any_overlap_keeps_its_promises(text, text_format, embedder, overlap):
+    """Whatever the text: no gap, both limits kept, nothing repeated across a heading or as a whole, and the same every time."""
+    document, wanted = Document("kb/a", text, text_format), ChunkSettings(16, overlap)
+    chunks = chunk(document, wanted, embedder)
+    assert chunk(document, wanted, embedder) == chunks
+    position = 0
+    for before, one in pairwise([None, *chunks]):
+        assert text[one.start : one.end] == one.text == one.text.strip() != ""
+        assert not text[position : one.start].strip()
+        assert one.num_tokens <= 16
+        if one.start < position:
+            assert before.heading_path == one.heading_path
+            assert before.start < one.start
+            assert tokens(embedder, text[one.start : position]) <= overlap
+        assert tokens(embedder, one.text) <= 16
+        position = one.end
+    assert not text[position:].strip()
+
+
+def tokens(embedder, text):
+    """Tokens of a text without special ones; four characters are one where there is no tokenizer."""
+    counts = embedder.count_tokens([text, ""])
+    return -(-len(text) // 4) if counts is None else counts[0] - counts[1]
+
+
+def test_an_overlap_holds_no_heading():
+    """Only what lies below the headings is repeated; they are known as the chunk's path."""
+    text = f"# First title\n\n## Second title\n\n{words(11, 1)}\n\n{words(60, 2)}"
+    first, second, *_ = chunk(Document("kb/a", text, "markdown"), ChunkSettings(60, 30), WordEmbedder())
+    assert first.text.endswith(words(11, 1))
+    assert second.start == text.index(words(11, 1))
+
+
+@pytest.mark.parametrize("overlap", [0, 12, 24])
+def test_an_edit_at_the_top_changes_few_chunks_with_an_overlap_too(overlap):
+    """An overlap carries a change into the next chunk at most: two chunks in the mean, and never more than four."""
+    changed = []
+    for trial in range(100):
+        paragraphs = [words(20, 100 * trial + number) for number in range(30)]
+        known = {one.text for one in chunk(Document("a", "\n\n".join(paragraphs)), ChunkSettings(100, overlap), WordEmbedder())}
+        edited = "\n\n".join([words(20, -trial - 1), *paragraphs])
+        changed.append(
+            sum(one.text not in known for one in chunk(Document("a", edited), ChunkSettings(100, overlap), WordEmbedder()))
+        )
+    assert np.mean(changed) < 2.2
+    assert max(changed) <= 4
+
+
+def test_an_overlap_of_a_megabyte_takes_seconds():
+    """Looking for a place to begin takes no longer than cutting."""
+    started = time.perf_counter()
+    made = chunk(Document("kb/a", "word " * 100_000 + "x" * 500_000), ChunkSettings(60, 30), HashEmbedder())
+    assert time.perf_counter() - started < 20
+    assert sum(before.end > after.start for before, after in pairwise(made)) > len(made) - 3
+
+
+def test_a_title_full_of_braces_takes_no_time():
+    """What might be a heading's id is looked for once, not from each brace to the end."""
+    started = time.perf_counter()
+    cut("# a" + "{#" * 100_000 + "\n")
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000, ">" * 100_000, "- " * 20_000, "> - " * 2_000, "".join("  " * depth + "- x\n" for depth in range(500)),
+        "# h\n" * 10_000, "h\n===\n" * 10_000, "|a|b|\n|-|-|\n" + "|c|d|\n" * 10_000, "|" * 50_000 + "\n" + "|-" * 50_000,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("text_format", ["markdown", "rst"])
+def test_deep_and_long_structure_is_read_in_linear_time(text, text_format):
+    """Nesting ends in no recursion error, and headings, rows and brackets by the ten thousand take seconds."""
+    started = time.perf_counter()
+    outline(text, text_format)
+    assert time.perf_counter() - started < 5

@@ -32,15 +32,16 @@ from sightline.types import Chunk, Document
 
 MIN_CHUNK_TOKENS = 16
 DEFAULT_CHUNK_TOKENS = 512
-_CHUNKER = "sections/1"  # another number for any change that moves a cut: collections then know that they are out of date
+_CHUNKER = "sections/2"  # another number for any change that moves a cut: collections then know that they are out of date
 _CHARS_PER_TOKEN = 4  # where there is no tokenizer
 # A token longer than this is an unknown word or a rule of dashes; it counts once for each so many characters, and may be cut.
 _LONGEST_TOKEN = 128
 # A piece that is shorter than the limit by this, or by an eighth, can't go beyond it by being tokenised alone: a tokenizer reads
-# words, so only the first and the last one can change.
+# words, so only the first and the last one can change, and where a word is cut between two of its tokens, the next one at most
+# (measured: never more than two tokens, over two tokenizers and nine kinds of text).
 _SLACK = 8
-# Characters that are tokenised at once: a tokenizer takes some 300 bytes for each.
-_SEGMENT = 1 << 18
+# Characters that are tokenised at once: a tokenizer takes some 300 bytes for each, and takes longer for each the more they are.
+_SEGMENT = 1 << 15
 # Of long sections only so many of the strongest boundaries for each chunk are looked at one by one.
 _CANDIDATES = 8
 # Where segments of a text may part, the best first: a tokenizer that reads words finds the same ones there.
@@ -106,7 +107,7 @@ def chunk(document: Document, settings: ChunkSettings, embedder: Embedder) -> li
     """
     text = document.text
     room = settings.max_tokens - settings.overlap_tokens
-    ruler = _Ruler.of(text, room, _token_spans(text, embedder))
+    ruler = _Ruler.of(room, _token_spans(text, embedder))
     found = outline(text, document.format)
     cutter = _Cutter(text, ruler, found)
     pieces = [
@@ -120,29 +121,30 @@ def chunk(document: Document, settings: ChunkSettings, embedder: Embedder) -> li
     return [Chunk(text[piece.start : piece.end], piece.start, piece.end, piece.section.path, count) for piece, count in counted]
 
 
-def _token_spans(text: str, embedder: Embedder) -> npt.NDArray[np.int64] | None:
+def _token_spans(text: str, embedder: Embedder) -> npt.NDArray[np.int32] | None:
     """The embedder's token spans, asked for in segments: of a text without blanks a token at their ends may be another."""
-    found: list[Positions] = []
+    found: list[npt.NDArray[np.int32]] = []
     start = 0
     while start < len(text) or not found:
         end = _segment_end(text, start)
         spans = embedder.token_spans(text[start:end])
         if spans is None:
             return None
-        found.append(spans.astype(np.int64) + start)
+        found.append(spans + np.int32(start))
         start = end
     return np.concatenate(found)
 
 
 def _segment_end(text: str, start: int) -> int:
-    end = start + _SEGMENT
+    low, end = start + _SEGMENT * 7 // 8, start + _SEGMENT
     if end >= len(text):
         return len(text)
     for pattern in _SEGMENT_STARTS:
-        last = max((match.start() for match in pattern.finditer(text, end - _SEGMENT // 8, end)), default=None)
+        last = max((match.start() for match in pattern.finditer(text, low, end)), default=None)
         if last is not None:
             return last
-    return end
+    # A place that the content decides is found again after an edit, and so are all segments behind it.
+    return max(range(low, end), key=lambda place: text[place : place + 8])
 
 
 def _capacity(embedder: Embedder) -> int | None:
@@ -202,24 +204,29 @@ class _Units:
 
 @dataclass(frozen=True, slots=True)
 class _Ruler:
-    """Measures stretches of a text in tokens, or in characters where there is no tokenizer; `exact` unless it had to guess."""
+    """Measures stretches of a text in tokens, or in characters where there is no tokenizer.
+
+    `endless` are the starts and the ends of what the tokenizer takes for one token and is measured as several: a guess.
+    """
 
     starts: Positions | None
     ends: Positions | None
-    limit: int
-    exact: bool
+    limit: int  # for a piece
+    endless: tuple[Positions, Positions]
 
     @classmethod
-    def of(cls, text: str, max_tokens: int, spans: Positions | None) -> _Ruler:
+    def of(cls, max_tokens: int, spans: npt.NDArray[np.int32] | None) -> _Ruler:
         if spans is None:
-            return cls(None, None, max_tokens * _CHARS_PER_TOKEN, exact=False)
-        starts, ends = spans[:, 0].copy(), spans[:, 1].copy()
+            nothing = np.empty(0, dtype=np.int64)
+            return cls(None, None, max_tokens * _CHARS_PER_TOKEN, (nothing, nothing))
+        starts, ends = spans[:, 0].astype(np.int64), spans[:, 1].astype(np.int64)
         endless = np.flatnonzero(ends - starts > _LONGEST_TOKEN)
+        guessed = starts[endless], ends[endless]
         inner = [np.arange(starts[token] + _LONGEST_TOKEN, ends[token], _LONGEST_TOKEN) for token in endless]
         if inner:
             after = np.repeat(endless, [len(each) for each in inner])
             starts, ends = np.insert(starts, after + 1, np.concatenate(inner)), np.insert(ends, after, np.concatenate(inner))
-        return cls(starts, ends, max_tokens, exact=not inner)
+        return cls(starts, ends, max_tokens, guessed)
 
     def before(self, positions: Positions) -> Positions:
         """For each position, how much of the text ends at or before it."""
@@ -228,6 +235,24 @@ class _Ruler:
     def until(self, positions: Positions) -> Positions:
         """For each position, how much of the text begins before it."""
         return positions if self.starts is None else np.searchsorted(self.starts, positions, side="left")
+
+    def guesses(self, starts: Positions, ends: Positions) -> npt.NDArray[np.bool_]:
+        """For which of the stretches the measure is a guess."""
+        if self.starts is None:
+            return np.ones(len(starts), dtype=np.bool_)
+        first, last = np.searchsorted(self.endless[1], starts, side="right"), np.searchsorted(self.endless[0], ends, side="left")
+        return np.less(first, last)
+
+    def splits(self, positions: Positions) -> npt.NDArray[np.bool_]:
+        """Which of the positions are inside a token."""
+        return np.not_equal(self.before(positions), self.until(positions))
+
+    def reach(self, start: int, tokens: int) -> int:
+        """The first position from which at most so many tokens lie before `start`."""
+        if self.ends is None:
+            return max(0, start - tokens * _CHARS_PER_TOKEN)
+        first = int(self.until(np.asarray([start]))[0]) - tokens
+        return int(self.ends[first - 1]) if first > 0 else 0
 
     def measure(self, start: int, end: int) -> int:
         """Tokens (or characters) of `text[start:end]`; a token that is cut counts on both sides."""
@@ -276,7 +301,7 @@ class _Cutter:
         start, end = int(whole.starts[0]), int(whole.ends[0])
         if self.ruler.measure(start, end) <= limit:
             return [(start, end)]
-        glued = self._next_solid(body)
+        glued = self.next_solid(body)
         units = whole
         for level in Level:
             units = self._expand(units, level, glued, limit)
@@ -314,16 +339,15 @@ class _Cutter:
             return self._after(_WORD_END, start, end)
         return self.ruler.inner_starts(start, end)
 
-    def earlier(self, floor: int, start: int, units: int, *, all_of_it: bool) -> int:
-        """Where to begin so that at most `units` of `text[floor:start]` come first: at a sentence, line, word or token."""
-        places = [self._after(pattern, floor, start) for pattern in (_SENTENCE_END, _LINE_END, _WORD_END)]
-        for candidates in (*places, self.ruler.inner_starts(floor, start)):
-            inner = candidates[(floor < candidates) & (candidates < start)]
-            starts = np.insert(inner, 0, floor) if all_of_it else inner
-            fitting = starts[self.ruler.until(np.asarray([start])) - self.ruler.before(starts) <= units]
+    def earlier(self, floor: int, start: int, reach: int) -> int:
+        """The first sentence, else line, word or token that begins between `floor` and `start`, at `reach` or later."""
+        for pattern in (_SENTENCE_END, _LINE_END, _WORD_END):
+            places = self._after(pattern, floor, start)
+            fitting = places[(reach <= places) & (places < start)]
             if len(fitting):
                 return int(fitting[0])
-        return start
+        inner = self.ruler.inner_starts(floor, start)
+        return int(next(iter(inner[inner >= reach]), start))
 
     def _after(self, pattern: re.Pattern[str], start: int, end: int) -> Positions:
         part = self.text[start:end]  # a pattern would look at what is before `start`
@@ -368,7 +392,8 @@ class _Cutter:
         begin, end = self._solid[first[some]].astype(np.int64), self._solid[last[some] - 1].astype(np.int64) + 1
         return _Units(begin, end, np.asarray(levels, dtype=np.int64)[some])
 
-    def _next_solid(self, position: int) -> int:
+    def next_solid(self, position: int) -> int:
+        """Where the first character from a position on is that isn't blank."""
         number = self._solid_before[position]
         return int(self._solid[number]) if number < len(self._solid) else len(self.text)
 
@@ -436,31 +461,58 @@ def _checked(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: E
 def _overlapping(
     counted: list[tuple[_Piece, int]], cutter: _Cutter, settings: ChunkSettings, embedder: Embedder
 ) -> list[tuple[_Piece, int]]:
-    """Pieces that begin with the end of the one before, within their section; one that would become too long stays as it is."""
-    units = settings.overlap_tokens * (1 if cutter.ruler.starts is not None else _CHARS_PER_TOKEN)
-    longer = [piece for piece, _ in counted[:1]]
-    for (before, _), (piece, _) in pairwise(counted):
-        start = piece.start
-        if before.section is piece.section:
-            # Of the first piece never all: the second one would hold it whole.
-            start = cutter.earlier(before.start, start, units, all_of_it=before.start > before.section.body)
-        longer.append(_Piece(start, piece.end, piece.section))
-    counts = _counts(longer, cutter, settings.max_tokens, embedder)
-    return [
-        (piece, count) if count <= settings.max_tokens else old
-        for piece, count, old in zip(longer, counts, counted, strict=True)
-    ]
+    """Pieces that begin with the end of the one before, within their section, with their counts."""
+    made = list(counted)
+    wanted = {
+        number: settings.overlap_tokens
+        for number, ((before, _), (piece, _)) in enumerate(pairwise(counted), start=1)
+        if before.section is piece.section
+    }
+    while wanted:
+        longer: dict[int, _Piece] = {}
+        repeated: dict[int, _Piece] = {}
+        for number, tokens in wanted.items():
+            piece = counted[number][0]
+            before = counted[number - 1][0]
+            start = _overlap_start(longer.get(number - 1, made[number - 1][0]), before, piece, tokens, cutter)
+            if start < piece.start:
+                longer[number] = _Piece(start, piece.end, piece.section)
+                repeated[number] = _Piece(start, before.end, piece.section)
+        counts = _counts(list(longer.values()), cutter, settings.max_tokens, embedder)
+        overlaps = _counts(list(repeated.values()), cutter, settings.overlap_tokens, embedder)
+        still = {}
+        for (number, piece), count, overlap in zip(longer.items(), counts, overlaps, strict=True):
+            # Standing alone, a text can have some tokens more than it had in the document.
+            excess = max(count - settings.max_tokens, overlap - settings.overlap_tokens)
+            if excess <= 0:
+                made[number] = piece, count
+            elif wanted[number] > excess:
+                still[number] = wanted[number] - excess
+        wanted = still
+    return made
+
+
+def _overlap_start(longer: _Piece, before: _Piece, piece: _Piece, tokens: int, cutter: _Cutter) -> int:
+    """Where a piece begins that repeats at most so many tokens of the one before; its own start where there is no place.
+
+    `longer` is the one before with what it repeats itself. It is never repeated as a whole, and neither are headings.
+    """
+    reach, floor = cutter.ruler.reach(piece.start, tokens), max(before.start, cutter.next_solid(before.section.body))
+    if floor >= piece.start:
+        return piece.start
+    return floor if longer.start < floor and reach <= floor else cutter.earlier(floor, piece.start, reach)
 
 
 def _counts(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Embedder) -> list[int]:
     """Tokens of each piece standing alone: counted again where the difference could matter, else as they were in the document."""
     text, ruler = cutter.text, cutter.ruler
-    counts = [ruler.measure(piece.start, piece.end) for piece in pieces]
-    if ruler.starts is None:
-        counts = [-(-count // _CHARS_PER_TOKEN) for count in counts]
-    sure = max_tokens - max(_SLACK, max_tokens // 8)
-    doubtful = [at for at, piece in enumerate(pieces) if not ruler.exact or counts[at] > sure or _cuts_a_word(text, piece)]
-    for few in _batches(doubtful, pieces):
+    starts, ends = np.asarray([(piece.start, piece.end) for piece in pieces], dtype=np.int64).reshape(-1, 2).T
+    measures = ruler.until(ends) - ruler.before(starts)
+    counts: list[int] = (measures if ruler.starts is not None else -(-measures // _CHARS_PER_TOKEN)).tolist()
+    doubtful = ruler.guesses(starts, ends) | (measures > max_tokens - max(_SLACK, max_tokens // 8))
+    splits = ruler.splits(starts) | ruler.splits(ends)
+    recount = [at for at, piece in enumerate(pieces) if doubtful[at] or (splits[at] and _cuts_a_word(text, piece))]
+    for few in _batches(recount, pieces):
         exact = embedder.count_tokens(["", *(text[pieces[at].start : pieces[at].end] for at in few)])
         for at, count in zip(few, exact[1:] if exact else (), strict=exact is not None):
             counts[at] = count - (exact[0] if exact else 0)

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 _NEWLINE = re.compile(r"\r\n?|\n")
 # CommonMark would read its last line as the underline of a heading.
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?=[\w\"'#])(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
-_HEADING_ID = re.compile(r"\s*\{#[^}]*\}\s*$")
+_HEADING_ID = re.compile(r"\s*\{#[^{}]*\}\s*$")
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1+[ \t\x0c]*$")
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•]|\(?\w{1,3}[.)])[ \t]+\S")
 _MIN_UNDERLINE = 4  # docutils takes a shorter underline only where it is as long as its title

@@ -225,6 +225,41 @@ def test_a_rebuild_holds_nothing_of_an_interrupted_one_of_other_paths(
     store.close()
 
 
+def test_a_rebuild_that_cannot_be_gone_on_with_is_begun_anew(
+    memory: str, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What another embedder of the same name, or another version, left beside blocks nothing."""
+    with monkeypatch.context() as broken:
+        broken.setattr(MemoryStore, "promote", lambda _: None)
+        api.index([folder], into=memory, model=HashEmbedder(native_dimensions=128), rebuild=True)
+    store = open_store(memory)
+    store.staging().write_contract({"format_version": 99})
+    store.close()
+    api.index([folder], into=memory, model=HashEmbedder(native_dimensions=128), rebuild=True)
+    assert "begun anew" in caplog.text
+    assert api.inspect(memory).dimensions == 128
+
+
+def test_the_contract_is_read_under_the_lock(memory: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebuild with another model that ends between opening and locking is noticed."""
+    acquire, other = MemoryStore.acquire, HashEmbedder(native_dimensions=128, name="other")
+
+    def late(store: MemoryStore, **more: Any) -> None:
+        monkeypatch.undo()
+        api.index([folder], into=memory, model=other, rebuild=True)
+        acquire(store, **more)
+
+    monkeypatch.setattr(MemoryStore, "acquire", late)
+    with pytest.raises(ContractMismatch):
+        api.index([folder], into=memory, model=HashEmbedder())
+
+
+def test_an_empty_model_name_is_refused(memory: str, folder: Path) -> None:
+    """An unset variable must not become the default model."""
+    with pytest.raises(UsageError, match="name is empty"):
+        api.index([folder], into=memory, model="")
+
+
 def test_a_rebuild_that_would_lose_documents_is_refused(memory: str, folder: Path) -> None:
     """Roots that aren't given, and files that vanished, are named; nothing is replaced until that is meant."""
     api.index(documents=[Document("1", "ticket")], root="tickets", into=memory, model=HashEmbedder(), dimensions=32)

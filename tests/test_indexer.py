@@ -269,6 +269,32 @@ def test_pruning_more_than_half_is_refused_without_force(store: RecordingStore, 
     assert store.contents() == undisturbed(folder)
 
 
+def test_a_root_that_is_empty_is_refused_though_the_others_are_whole(
+    store: RecordingStore, folder: Path, tmp_path: Path
+) -> None:
+    """Each root is asked by itself: one that isn't mounted may be the smaller one."""
+    wiki = tmp_path / "wiki"
+    wiki.mkdir()
+    (wiki / "a.md").write_text("# Wiki", encoding="utf-8")
+    both = lambda: Corpus(discover(roots_of([folder, wiki]), empty_ok=True))  # noqa: E731
+    indexer(store).run(both())
+    (wiki / "a.md").unlink()
+    (folder / "doc1.md").unlink()
+    with pytest.raises(DeletionRefused, match=r"1 of the 1 documents .*wiki/a\.md"):
+        indexer(store).run(both(), prune=True)
+    assert set(store.sources()) >= {"wiki/a.md", "kb/doc2.md"}
+    assert "kb/doc1.md" not in store.sources()
+
+
+def test_removals_come_in_windows_too(store: RecordingStore) -> None:
+    """A large pruning neither holds all heads at once nor deletes at its end only."""
+    run_documents(store, (Document(str(number), f"ticket {number}") for number in range(3000)))
+    store.changes.clear()
+    run_documents(store, [], prune=True, force=True)
+    assert store.count() == 0
+    assert max(len(ids) for _, ids in store.changes) <= module._WINDOW_POINTS
+
+
 def test_pruning_stays_within_the_roots_of_the_run(store: RecordingStore, folder: Path, tmp_path: Path) -> None:
     """Compared by path parts: `kb` isn't the beginning of `kb2`, nor is a file named by itself its whole folder."""
     other = tmp_path / "kb2"
@@ -490,10 +516,12 @@ def test_a_document_that_no_store_could_keep_is_told_and_the_rest_is_indexed(sto
         Document("b", "te\ud800xt"),
         Document("c\n", "text"),
         Document("\udfff", "text"),
+        Document("d", None),
+        Document("e", "text", metadata=[1]),
         good,
     ]
     summary = run_documents(store, [good, *odd])
-    assert (summary.documents, summary.documents_failed, store.sources()) == (1, 5, {"tickets/good": 1})
+    assert (summary.documents, summary.documents_failed, store.sources()) == (1, 7, {"tickets/good": 1})
     assert all(skipped.reason for skipped in summary.skipped)
 
 

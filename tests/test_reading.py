@@ -471,6 +471,12 @@ def test_a_title_is_metadata_and_no_text(tmp_path):
     assert "Tides" not in document.text
 
 
+@pytest.mark.parametrize("html", ["<ol start='²'><li>x</ol>", "<table><tr><td colspan='²'>x</td></tr></table>"])
+def test_html_that_cannot_be_converted_is_skipped(tmp_path, html):
+    """One odd page doesn't end a run."""
+    assert isinstance(read(write(tmp_path / "a.html", html)), SkippedFile)
+
+
 def test_html_nested_beyond_reason_is_skipped(tmp_path):
     """A page too deep for the parser is reported instead of ending the run."""
     assert "nested too deeply" in read(write(tmp_path / "a.html", "<div>" * 20_000 + "x")).reason

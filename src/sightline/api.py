@@ -18,7 +18,7 @@ from sightline import adoption, inspection
 from sightline.contract import ChunkPart, Contract, ReadingDefaults, make_contract, reading_defaults, verify
 from sightline.embedding.engine import EmbeddingEngine
 from sightline.embedding.models import DEFAULT_MODEL, is_local
-from sightline.errors import DeletionRefused, ModelNotFound, UntrustedModel, UsageError
+from sightline.errors import ContractMismatch, DeletionRefused, ModelNotFound, UntrustedModel, UsageError
 from sightline.indexing.chunking import ChunkSettings, default_settings
 from sightline.indexing.files import Discovered, Selection, discover, roots_of
 from sightline.indexing.indexer import Corpus, Indexer
@@ -115,9 +115,10 @@ def index(
     corpus = Corpus(found, jsonl or JsonlFields(), documents or (), None if documents is None else _root_name(root))
     with ExitStack() as resources:
         store = _opened_store(into, resources)
-        known = _known_contract(store)
-        if known is not None:
+        if _known_contract(store) is not None:
             store.acquire(take_over=take_over)
+        # Read only now: before, another writer may have put a rebuilt collection in its place.
+        known = _known_contract(store)
         anew = rebuild and known is not None
         inherited = None if anew and model is not None else known
         # Deterministic: a run that goes on after a crash gives the vectors that an undisturbed one would have given.
@@ -252,6 +253,8 @@ def remove(sources: Sequence[str], *, from_url: str, take_over: bool = False) ->
     """
     with ExitStack() as resources:
         store = _existing_store(from_url, resources)
+        if isinstance(sources, str):
+            raise UsageError(f"sources is a list of sources; got {sources!r}. Write [{sources!r}].")
         if _known_contract(store) is None:
             raise not_ours(from_url)
         store.acquire(take_over=take_over)
@@ -381,7 +384,9 @@ def _reference(model: str | Path | None, known: Contract | None) -> tuple[str, s
     """Name and revision of the model to use. A folder is named in full, so that the collection can be read from elsewhere."""
     if model is None and known is not None:
         return known.reading.model, known.reading.revision
-    name = str(model or DEFAULT_MODEL)
+    name = DEFAULT_MODEL if model is None else str(model)
+    if not name.strip():
+        raise UsageError("The model's name is empty. Name a folder, package:NAME or a hub model, or leave it out.")
     folder = Path(name).expanduser()
     return (str(folder.resolve()) if folder.is_dir() else name), None
 
@@ -443,11 +448,8 @@ def _staged(
     """The collection beside the live one: what an interrupted rebuild of the same paths left, or a new one."""
     contract = make_contract(embedder, _chunk_part(settings), dimensions=dimensions)
     staged = store.staging()
-    data = staged.read_contract() if staged.exists() else None
-    begun = None if data is None else Contract.from_json(data)
-    is_alike = begun is not None and (begun.vectors, begun.chunks) == (contract.vectors, contract.chunks)
-    if begun is not None and is_alike and all(is_within(source, scopes) for source in staged.sources()):
-        verify(begun, embedder, store.url)
+    begun = _begun(staged, contract, embedder)
+    if begun is not None and all(is_within(source, scopes) for source in staged.sources()):
         return staged, begun
     if staged.exists():
         store.drop_staging()
@@ -456,11 +458,26 @@ def _staged(
     return staged, contract
 
 
+def _begun(staged: Store, contract: Contract, embedder: Embedder) -> Contract | None:
+    """The contract of an interrupted rebuild, if it was to make what `contract` says; None begins anew."""
+    data = staged.read_contract() if staged.exists() else None
+    if data is None:
+        return None
+    try:
+        begun = Contract.from_json(data)
+        verify(begun, embedder, staged.url)
+    except ContractMismatch as error:
+        log.warning("what an interrupted rebuild left can't be gone on with, so it is begun anew: %s", error)
+        return None
+    parts = (begun.vectors, begun.chunks, begun.reading)
+    return begun if parts == (contract.vectors, contract.chunks, contract.reading) else None
+
+
 def _refuse_loss(store: Store, staged: Store, summary: IndexSummary, *, prune: bool, force: bool) -> None:
     """Raise DeletionRefused when the new collection lacks more of the old one than the caller allowed."""
-    old = store.sources()
-    lost = sorted(set(old) - set(staged.sources()))
-    foreign = store.count() - sum(old.values())
+    old = {head.source for head in store.heads()}
+    lost = sorted(old - {head.source for head in staged.heads()})
+    foreign = store.count() - sum(store.sources().values())
     pruned = prune and not foreign and not summary.skipped and 2 * len(lost) <= len(old)
     if force or pruned or not (lost or foreign):
         return

@@ -67,7 +67,7 @@ def inspect(store: Store) -> Inspection:
     mark = Mark.from_json(store.read_mark())
     sources = store.sources()
     heads = {head.source: head for head in store.heads()}
-    whole = [source for source, head in heads.items() if head.document_hash and head.num_chunks == sources[source]]
+    whole = [source for source, head in heads.items() if head.document_hash and head.num_chunks == sources.get(source)]
     points = store.count()
     return Inspection(
         url=store.url,

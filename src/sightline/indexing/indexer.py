@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -51,6 +51,7 @@ _WINDOW_POINTS = 1024
 _IN_FLIGHT = 2
 _DEPTH = 2
 _NAMES_SHOWN = 5
+_NAMESAKE = "a document of the same source came before it; give each its own"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ class Window:
     @property
     def is_full(self) -> bool:
         """Whether the next point belongs to the next window."""
-        return len(self.new) + len(self.new_heads) >= self.limit or self.num_points >= _WINDOW_POINTS
+        changes = self.num_points + len(self.doubts) + len(self.stale) + len(self.gone)
+        return len(self.new) + len(self.new_heads) >= self.limit or changes >= _WINDOW_POINTS
 
     def end(self, plan: DocumentPlan) -> None:
         """What commits a document, and what is deleted with it."""
@@ -215,8 +217,7 @@ class Indexer:
                 self._tally.skipped(SkippedFile(ascii(document.source), str(error)))
                 continue
             if not review.is_first(renamed.source):
-                reason = "a document of the same source came before it; give each its own"
-                self._tally.skipped(SkippedFile(renamed.source, reason))
+                self._tally.skipped(SkippedFile(renamed.source, _NAMESAKE))
             else:
                 yield renamed
 
@@ -227,7 +228,9 @@ class Indexer:
                 review.protect(file.source)
                 self._tally.skipped(document)
             else:
-                review.is_first(document.source)
+                if not review.is_first(document.source):
+                    self._tally.skipped(SkippedFile(document.source, _NAMESAKE))
+                    continue
                 size = min(unread, file.size if document.source == file.source else len(document.text))
                 unread -= size
                 self._tally.found(document.source, size)
@@ -252,6 +255,9 @@ class Indexer:
             plan = plan_document(document, chunks, self._label, points)
         except UsageError as error:  # metadata or text that no store could keep: this document's fault, not the run's
             self._tally.skipped(SkippedFile(document.source, str(error)))
+            return None
+        except RecursionError:
+            self._tally.skipped(SkippedFile(document.source, "nested too deeply to be read"))
             return None
         if not chunks:
             self._tally.empty(document.source)
@@ -283,7 +289,8 @@ class Indexer:
         """Ask the windows before this one, then the collection, then the embedder for the vectors of its texts."""
         texts = window.texts()
         # In this order: what leaves `pending` is in the store by then.
-        borrowed = {text: self._pending[text] for text in texts if text in self._pending}
+        lenders = {text: self._pending.get(text) for text in texts}
+        borrowed = {text: lender for text, lender in lenders.items() if lender is not None}
         stored = self._store.vectors_of([text for text in texts if text not in borrowed]) if texts else {}
         fresh = [text for text in texts if text not in borrowed and text not in stored]
         counter = _Counter(self._tally.embedded)
@@ -373,14 +380,18 @@ class _Review:
 
     def to_remove(self) -> list[str]:
         """Documents that vanished, if this run may delete them; else they are kept and told."""
-        committed = self.stored.committed()
-        vanished = sorted(self._unseen(committed))
-        if self._prune and (self._force or 2 * len(vanished) <= len(committed)):
-            return vanished
-        self.kept = vanished
-        if self._prune:
-            self.refusal = _refusal(vanished, len(committed))
-        return []
+        vanished, refused, total = [], [], 0
+        for committed in self.stored.committed().values():
+            gone = self._unseen(committed)
+            if self._prune and not self._force and 2 * len(gone) > len(committed):
+                refused += sorted(gone)
+                total += len(committed)
+            else:
+                vanished += sorted(gone)
+        if refused:
+            self.refusal = _refusal(refused, total)
+        self.kept = refused if self._prune else vanished
+        return vanished if self._prune else []
 
     def unsettled(self, scopes: frozenset[str]) -> frozenset[str]:
         """Scopes that stay unfinished: a killed run left something in them whose file can't be read now."""
@@ -404,6 +415,9 @@ def _below(document: Document, root: str | None) -> Document:
     """A document from Python, with its source below its root."""
     if not isinstance(document, Document):
         raise TypeError(f"An iterator of documents gave a {type(document).__name__}; it must give sightline.Document objects.")
+    check_text(document.text, document.source, "the text")
+    if not isinstance(document.metadata, Mapping):
+        raise UsageError(f"The metadata of {document.source!r} is a {type(document.metadata).__name__}; it must be a mapping.")
     source = check_text(document.source, document.source, "the source")
     if not source or any(character < " " for character in source):
         raise UsageError(f"A document's source is a text without control characters; got {source!r}.")

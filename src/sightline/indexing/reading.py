@@ -173,7 +173,10 @@ def _html(text: str, source: str) -> tuple[str, dict[str, Any]]:
     for unseen in soup(["head", "title", "script", "style", "nav", "noscript", "template"]):
         unseen.decompose()
     converter = MarkdownConverter(heading_style="ATX", escape_asterisks=False, escape_underscores=False)
-    markdown = _BLANK_LINES.sub("\n\n", converter.convert_soup(soup)).strip()
+    try:
+        markdown = _BLANK_LINES.sub("\n\n", converter.convert_soup(soup)).strip()
+    except ValueError as error:  # an attribute that should be a number and isn't
+        raise _Unreadable(f"not HTML that can be converted: {error}") from error
     return markdown, {"title": title} if title else {}
 
 

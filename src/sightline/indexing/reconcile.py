@@ -35,9 +35,14 @@ class Stored:
         """All points of a document; asks the store only where there are some."""
         return self._store.points(source) if source in (self._counts or self._heads) else []
 
-    def committed(self) -> set[str]:
-        """Sources with a head within the scopes of the run."""
-        return {source for source in self._heads if self._is_given(source)}
+    def committed(self) -> dict[str, set[str]]:
+        """Sources with a head, by the scope of the run that they lie in."""
+        found: dict[str, set[str]] = {}
+        for source in self._heads:
+            scope = scope_of(source, self._scopes)
+            if scope is not None:
+                found.setdefault(scope, set()).add(source)
+        return found
 
     def headless(self) -> set[str]:
         """Sources within the scopes of the run that have points but no head: what a killed run left."""
@@ -55,9 +60,14 @@ class Stored:
 
 def is_within(source: str, scopes: Set[str]) -> bool:
     """Whether a source is one of the scopes or lies below one, by path parts: `docs/a.md` is in `docs`, `docs2/a.md` isn't."""
+    return scope_of(source, scopes) is not None
+
+
+def scope_of(source: str, scopes: Set[str]) -> str | None:
+    """The narrowest of the scopes that a source is or lies below."""
     end = len(source)
     while end > 0:
         if source[:end] in scopes:
-            return True
+            return source[:end]
         end = source.rfind("/", 0, end)
-    return False
+    return None

@@ -155,7 +155,7 @@ def test_nothing_to_index_is_a_mistake() -> None:
         api.index(into="memory:", model=HashEmbedder())
 
 
-@pytest.mark.parametrize("root", ["", "a/b"])
+@pytest.mark.parametrize("root", ["", "a/b", "a\n"])
 def test_a_roots_name_is_one_part_of_a_path(root: str) -> None:
     """Or two roots could not be told apart."""
     with pytest.raises(UsageError, match="no root's name"):

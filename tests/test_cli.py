@@ -161,6 +161,7 @@ def test_control_characters_dont_reach_the_terminal() -> None:
         (["embed", "{tmp}/nothing", "--role", "query"], 2, "does not exist"),
         (["embed", "{kb}/tide.txt", "--role", "query", "--out", "x.csv"], 2, ".npy"),
         (["embed", "{kb}/tide.txt"], 2, "--role"),
+        (["embed", "{kb}/tide.txt", "--role", "query", "--out", "{tmp}/nothing/x.npy"], 2, "no folder that may be written to"),
         (["embed", "{tmp}/latin", "--role", "query"], 2, "isn't UTF-8"),
         (["fetch"], 2, "No such command"),
     ],

@@ -321,7 +321,7 @@ def _found(
 
 
 def _root_name(root: str) -> str:
-    if not root or "/" in root:
+    if not root or "/" in root or not root.isprintable():
         raise UsageError(f"root={root!r} is no root's name: it is one text without '/', e.g. 'tickets'.")
     return root
 

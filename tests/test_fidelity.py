@@ -123,6 +123,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
+@pytest.mark.slow
 def test_stsb_spearman_equals_the_reference(shared_data, minilm, minilm_folder):
     """stsb-en-dev: the rank correlation is within 0.002 of sentence-transformers'."""
     rows = list(csv.reader((shared_data / "stsb" / "stsb-en-dev.csv").open(encoding="utf-8")))
@@ -146,6 +147,7 @@ def retrieval_figures(queries: np.ndarray, documents: np.ndarray, relevant: list
     return float(np.mean(recalls)), float(np.mean(gains))
 
 
+@pytest.mark.slow
 def test_xquad_retrieval_equals_the_reference(shared_data, minilm, minilm_folder):
     """XQuAD-en: Recall@10 and nDCG@10 are within 0.002 of sentence-transformers'."""
     folder = shared_data / "xquad" / "en"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sightline.contract import Mark
-from sightline.errors import DeletionRefused, StoreError
+from sightline.errors import DeletionRefused, NonFiniteEmbedding, StoreError
 from sightline.indexing import indexer as module
 from sightline.indexing.background import Background
 from sightline.indexing.chunking import default_settings
@@ -267,6 +267,19 @@ def test_pruning_more_than_half_is_refused_without_force(store: RecordingStore, 
     assert store.count() == before + 1
     assert run(store, folder, prune=True, force=True).documents_removed == 8
     assert store.contents() == undisturbed(folder)
+
+
+def test_a_text_that_cannot_be_embedded_is_told_with_its_document(store: RecordingStore, folder: Path) -> None:
+    """Its number among the texts of a window says nothing to who gave a folder."""
+
+    class Failing(HashEmbedder):
+        def submit(self, texts: Any, **options: Any) -> Future[FloatArray]:
+            future: Future[FloatArray] = Future()
+            future.set_exception(NonFiniteEmbedding("The model gave NaN for text 0.", 0))
+            return future
+
+    with pytest.raises(NonFiniteEmbedding, match=r"^kb/.*doc\d+\.md: The model gave NaN for text 0\. The text begins with '"):
+        run(store, folder, Failing())
 
 
 def test_a_root_that_is_empty_is_refused_though_the_others_are_whole(

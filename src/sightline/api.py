@@ -486,7 +486,8 @@ def _refuse_loss(store: Store, staged: Store, summary: IndexSummary, *, prune: b
     missing += [f"{foreign:,} points that another program wrote"] if foreign else []
     raise DeletionRefused(
         f"The new collection is complete, but {store.url} holds what it lacks: {' and '.join(missing)}. Nothing was replaced. "
-        "Give all paths of the collection at once, or, if these are to go, run the same command with --force."
+        "Give all paths of the collection at once, or, if these are to go, run the same command with --force.",
+        summary,
     )
 
 

@@ -49,7 +49,11 @@ class UnknownStore(UsageError):
 
 
 class DeletionRefused(UsageError):
-    """More would be deleted than seems meant."""
+    """More would be deleted than seems meant. `summary` is the `IndexSummary` of what was done all the same, if a run ended so."""
+
+    def __init__(self, message: str, summary: object = None) -> None:
+        super().__init__(message)
+        self.summary = summary
 
 
 class MissingExtra(SightlineError, ImportError):
@@ -72,7 +76,11 @@ class UntrustedModel(ModelError):
 
 
 class InputError(SightlineError, ValueError):
-    """A text that can't be embedded as asked."""
+    """A text that can't be embedded as asked. `row` is which one of the call's texts, where that is known."""
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 class TextTooLong(InputError):

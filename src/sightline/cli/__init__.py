@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -20,6 +22,8 @@ from sightline.cli.search import search
 from sightline.errors import SightlineError
 
 _INTERRUPTED = 130
+# As in BSD's sysexits: Python's own 1 would say that some documents couldn't be read.
+_FAULT = 70
 _EPILOG = """\
 \b
 Start here:
@@ -28,11 +32,24 @@ Start here:
 
 \b
 Exit codes: 0 done; 1 some documents could not be read; 2 usage or configuration;
-3 the collection was made by another model; 4 the store failed or can't be reached; 130 interrupted.
+3 the collection was made by another model; 4 the store failed or can't be reached; 70 a fault of Sightline;
+130 interrupted.
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+class _ReaderLeft(Exception):
+    """Who read our output has seen enough, as in `sightline embed ... | head`. Click would take it for a failure."""
+
+
+class _Commands(click.Group):
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError as error:
+            raise _ReaderLeft from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="sightline")
 def cli() -> None:
     """Turn a folder of documents into a collection that is searched by meaning."""
@@ -56,9 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except click.Abort:
         _fail("Interrupted.", _INTERRUPTED)
-    except BrokenPipeError:  # the reader has seen enough, as in `sightline embed ... | head`
+    except (_ReaderLeft, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(0)
+    except Exception:  # noqa: BLE001 - whatever it is, it is shown whole
+        traceback.print_exc()
+        _fail("This is a fault of Sightline; please report it with the lines above. What was written stays.", _FAULT)
     finally:
         logging.getLogger("sightline").removeHandler(handler)
     sys.exit(code if isinstance(code, int) else 0)

@@ -63,9 +63,11 @@ def index(paths: tuple[Path, ...], url: str, as_json: bool, **options: Any) -> i
     except KeyboardInterrupt:
         click.echo("Interrupted. What was written stays; the same command goes on where this one stopped.", err=True)
         return 130
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(summary), indent=2))
-    _tell(summary, url)
+    except DeletionRefused as refused:
+        if isinstance(refused.summary, IndexSummary):
+            _report(refused.summary, url, as_json)
+        raise
+    _report(summary, url, as_json)
     return 1 if summary.documents_failed else 0
 
 
@@ -100,6 +102,12 @@ def _run(arguments: dict[str, Any]) -> IndexSummary:
         if not click.confirm("Delete them?", err=True):
             raise UsageError("Nothing was deleted.") from refused
     return _run({**arguments, "force": True})
+
+
+def _report(summary: IndexSummary, url: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(summary), indent=2))
+    _tell(summary, url)
 
 
 def _tell(summary: IndexSummary, url: str) -> None:

@@ -10,6 +10,7 @@ import click
 
 from sightline import api
 from sightline.cli.options import counted, json_option
+from sightline.cli.search import plain
 
 _ROOTS_SHOWN = 20
 
@@ -31,7 +32,7 @@ def inspect(url: str, as_json: bool) -> None:
         return
     rows = list(_rows(found))
     width = max(len(label) for label, _ in rows)
-    click.echo("\n".join(f"{label:<{width}}  {value}" for label, value in rows))
+    click.echo("\n".join(f"{label:<{width}}  {plain(value)}" for label, value in rows))
 
 
 def _rows(found: api.Inspection) -> Iterator[tuple[str, str]]:

@@ -6,6 +6,7 @@ import click
 
 from sightline import api
 from sightline.cli.options import counted
+from sightline.cli.search import plain
 
 
 @click.command(short_help="Delete documents from a collection.")
@@ -25,4 +26,4 @@ def remove(sources: tuple[str, ...], url: str, take_over: bool) -> None:
     gone = api.remove(sources, from_url=url, take_over=take_over)
     click.echo(f"Removed {counted(len(gone), 'document')} from {url}", err=True)
     for source in gone:
-        click.echo(source)
+        click.echo(plain(source))

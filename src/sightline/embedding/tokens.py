@@ -104,7 +104,7 @@ class Tokenizer:
             raise InputError(f"Text {number}: token ids are a non-empty list of 0..{vocabulary - 1}.")
         dropped = max(0, len(array) - self.max_length)
         if dropped and on_too_long != "truncate":
-            raise TextTooLong(_too_long(number, str(len(array)), self.max_length))
+            raise TextTooLong(_too_long(number, str(len(array)), self.max_length), number)
         if dropped:
             array = np.concatenate([array[: self.max_length - len(self.suffix)], np.asarray(self.suffix, dtype=np.int64)])
         return TokenizedInput((TokenizedPart(array.astype(np.int32), prompt_length),), dropped)
@@ -129,7 +129,7 @@ class Tokenizer:
             return TokenizedInput((self._wrap(ids, prompt_length),))
         if on_too_long == "error":
             count = f"{len(ids) + self.max_length - self.room}{' at least' if unread else ''}"
-            raise TextTooLong(_too_long(number, count, self.max_length))
+            raise TextTooLong(_too_long(number, count, self.max_length), number)
         if on_too_long == "truncate":
             dropped = len(ids) - self.room + unread
             return TokenizedInput((self._wrap(ids[: self.room], prompt_length),), dropped, estimated=bool(unread))

@@ -238,7 +238,8 @@ def _deliver_group(submission: Submission, items: list[Item], vectors: FloatArra
     if not finite.all():
         row = items[int(np.argmin(finite))].row
         error = NonFiniteEmbedding(
-            f"The model gave NaN or infinity for text {row}. Load it with dtype='float32' (float16 overflows in many models)."
+            f"The model gave NaN or infinity for text {row}. Load it with dtype='float32' (float16 overflows in many models).",
+            row,
         )
         submission.fail(error)
         return

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from sightline.contract import Mark
-from sightline.errors import DeletionRefused, UsageError
+from sightline.errors import DeletionRefused, InputError, UsageError
 from sightline.indexing.background import Background
 from sightline.indexing.chunking import ChunkSettings, chunk
 from sightline.indexing.files import Discovered, FoundFile
@@ -51,6 +51,7 @@ _WINDOW_POINTS = 1024
 _IN_FLIGHT = 2
 _DEPTH = 2
 _NAMES_SHOWN = 5
+_SHOWN = 40
 _NAMESAKE = "a document of the same source came before it; give each its own"
 
 
@@ -348,6 +349,7 @@ class Indexer:
         unfinished = (self._mark.unfinished - given) | review.unsettled(self._scopes)
         self._store.write_mark(Mark(unfinished, _last_run(summary)).to_json())
         if review.refusal is not None:
+            review.refusal.summary = summary
             raise review.refusal
         return summary
 
@@ -444,10 +446,22 @@ class _Submitted:
     def collect(self) -> None:
         """Wait for the embedder; windows are collected in order, so what was borrowed is there."""
         if self.future is not None:
-            self.vectors.update(zip(self.fresh, self.future.result(), strict=True))
+            try:
+                vectors = self.future.result()
+            except InputError as error:
+                raise self._with_source(error) from error
+            self.vectors.update(zip(self.fresh, vectors, strict=True))
             self.counter(EmbeddingProgress(len(self.fresh), len(self.fresh), self.counter.tokens))
         self.vectors.update({text: lender.vectors[text] for text, lender in self.borrowed.items()})
         self.borrowed.clear()
+
+    def _with_source(self, error: InputError) -> InputError:
+        """The error with the document that its text is of; the number of a text says nothing to who gave a folder."""
+        if error.row is None:
+            return error
+        text = self.fresh[error.row]
+        source = next(point.source for point in (*self.window.new, *self.window.new_heads) if point.text == text)
+        return type(error)(f"{source}: {error} The text begins with {text[:_SHOWN]!r}.", error.row)
 
 
 class _Tally:

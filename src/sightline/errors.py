@@ -49,7 +49,7 @@ class UnknownStore(UsageError):
 
 
 class DeletionRefused(UsageError):
-    """More would be deleted than seems meant. `summary` is the `IndexSummary` of what was done all the same, if a run ended so."""
+    """More would be deleted than seems meant. `summary` is the `IndexSummary` of what was done all the same."""
 
     def __init__(self, message: str, summary: object = None) -> None:
         super().__init__(message)

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sightline.api import Collection, Inspection, JsonlFields, adopt, index, inspect, open_collection, remove
     from sightline.embedding.engine import EmbeddingEngine
+    from sightline.embedding.shared import open_embedder
     from sightline.types import Document, Instruction, TokenizedText
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "index",
     "inspect",
     "open_collection",
+    "open_embedder",
     "remove",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "index": "sightline.api",
     "inspect": "sightline.api",
     "open_collection": "sightline.api",
+    "open_embedder": "sightline.embedding.shared",
     "remove": "sightline.api",
 }
 

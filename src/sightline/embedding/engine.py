@@ -149,13 +149,8 @@ class EmbeddingEngine(BaseEmbedder):
         self._spec = load_spec(model, revision=revision, pooling=pooling)
         self._range = _dimension_range(self._spec)
         self._dimensions = self._range.check(dimensions)
-        self._instructions = Instructions(
-            prompts=self._spec.prompts,
-            template=check_template(instruction_template) if instruction_template else self._spec.template,
-            custom=instructions or {},
-            default_name=self._spec.default_prompt_name,
-            query=query_instruction,
-            document=document_instruction,
+        self._instructions = self.make_instructions(
+            custom=instructions, query=query_instruction, document=document_instruction, template=instruction_template
         )
         self._on_too_long = on_too_long
         self._max_length = max_length
@@ -242,9 +237,32 @@ class EmbeddingEngine(BaseEmbedder):
         self._started_worker().wait_loaded()
         return self
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text as a document, prompt and special tokens included, however long it is."""
-        return self.tokenizer.count([clean(text, self._clean) for text in texts], self._instructions.prompt(Role.DOCUMENT))
+    def make_instructions(
+        self,
+        *,
+        custom: Mapping[str, str | Instruction] | None = None,
+        query: InstructionLike = None,
+        document: InstructionLike = None,
+        template: str | None = None,
+    ) -> Instructions:
+        """The model's prompts with somebody's own instructions and defaults."""
+        return Instructions(
+            prompts=self._spec.prompts,
+            template=check_template(template) if template else self._spec.template,
+            custom=custom or {},
+            default_name=self._spec.default_prompt_name,
+            query=query,
+            document=document,
+        )
+
+    def check_dimensions(self, dimensions: int | None) -> int:
+        """Return `dimensions`, or the model's own for None; raise DimensionError when the model can't give them."""
+        return self._range.check(dimensions)
+
+    def count_tokens(self, texts: Sequence[str], prompt: str | None = None) -> list[int]:
+        """Tokens of each text behind `prompt` (None is the documents' own), special tokens included, however long it is."""
+        behind = self._instructions.prompt(Role.DOCUMENT) if prompt is None else prompt
+        return self.tokenizer.count([clean(text, self._clean) for text in texts], behind)
 
     def token_spans(self, text: str) -> npt.NDArray[np.int32]:
         """Character offsets `(num_tokens, 2)` of the text's own tokens, no special ones."""
@@ -280,8 +298,25 @@ class EmbeddingEngine(BaseEmbedder):
             DimensionError, UnknownInstruction, UsageError: As for the engine.
             EmbedderClosed: After `close()`.
         """
+        return self.submit_with(
+            self._instructions, texts, role=role, instruction=instruction, dimensions=dimensions, priority=priority,
+            on_progress=on_progress,
+        )  # fmt: skip
+
+    def submit_with(
+        self,
+        instructions: Instructions,
+        texts: Texts,
+        *,
+        role: Role,
+        instruction: InstructionLike,
+        dimensions: int | None,
+        priority: Priority | None,
+        on_progress: OnEmbeddingProgress | None,
+    ) -> Future[FloatArray]:
+        """As `submit`, with somebody's instructions instead of the engine's own."""
         self._check_usable()
-        call = _Call(texts, self._prompt(texts, role, instruction))
+        call = _Call(texts, _prompt(instructions, texts, role, instruction))
         if priority is None:
             priority = Priority.INTERACTIVE if role is Role.QUERY else Priority.BULK
         length = self._dimensions if dimensions is None else self._range.check(dimensions)
@@ -320,13 +355,6 @@ class EmbeddingEngine(BaseEmbedder):
             )
         if self._queue.closed and self._worker is None:
             raise EmbedderClosed()
-
-    def _prompt(self, texts: Texts, role: Role, instruction: InstructionLike) -> str:
-        if isinstance(texts, str):
-            raise UsageError("Pass a list of texts, not one string: [text].")
-        if instruction is not None and any(isinstance(text, TokenizedText) for text in texts):
-            raise UsageError("Token ids hold their prompt already, so they take no instruction. Leave instruction out.")
-        return self._instructions.prompt(role, instruction)
 
     def _started_worker(self) -> DeviceWorker:
         with self._lock:
@@ -459,6 +487,14 @@ class _Counts:
                 dropped_tokens=old.dropped_tokens + tokens,
                 dropped_tokens_estimated=old.dropped_tokens_estimated or estimated,
             )
+
+
+def _prompt(instructions: Instructions, texts: Texts, role: Role, instruction: InstructionLike) -> str:
+    if isinstance(texts, str):
+        raise UsageError("Pass a list of texts, not one string: [text].")
+    if instruction is not None and any(isinstance(text, TokenizedText) for text in texts):
+        raise UsageError("Token ids hold their prompt already, so they take no instruction. Leave instruction out.")
+    return instructions.prompt(role, instruction)
 
 
 def _check_arguments(on_too_long: str, dtype: str | None, max_batch_tokens: int | None, threads: int | None) -> None:

@@ -64,6 +64,7 @@ class Submission:
         self._result: FloatArray = np.empty((self.num_texts, self.dimensions), dtype=np.float32)
         self._parts: dict[int, dict[int, FloatArray]] = {}
         self._lock = threading.RLock()  # several streams may deliver at once
+        self.future.add_done_callback(self._let_go)
 
     @property
     def over(self) -> bool:
@@ -87,6 +88,10 @@ class Submission:
         with self._lock:
             if not self.over and self.future.set_running_or_notify_cancel():
                 self.future.set_exception(error)
+
+    def _let_go(self, _: Future[FloatArray]) -> None:
+        """The device thread remembers its last submissions, which must not keep the engine of who asked."""
+        self.refill = None
 
     def _store(self, items: list[Item], vectors: FloatArray) -> int:
         """Write finished rows; returns how many."""
@@ -153,8 +158,9 @@ class SubmissionQueue:
             for submission in hungry:
                 submission.refilling = True
         for submission in hungry:
-            if submission.refill is not None:
-                submission.refill()
+            refill = submission.refill
+            if refill is not None:
+                refill()
         return items
 
     def close(self, error: BaseException) -> None:

@@ -1,0 +1,109 @@
+"""Facts about the engines that a process shares."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sightline
+from sightline.embedding.engine import EmbeddingEngine
+from sightline.embedding.shared import SharedEmbedder, open_embedder
+from sightline.errors import DimensionError, EmbedderClosed, UnknownInstruction
+from sightline.types import Role
+
+
+@pytest.fixture
+def qwen3(make_model: Callable[..., Path]) -> Path:
+    """A tiny model with a query prompt and a template."""
+    return make_model("qwen3")
+
+
+def loaded_threads() -> int:
+    """How many device threads run."""
+    return sum(thread.name == "sightline-device" for thread in threading.enumerate())
+
+
+def test_a_second_embedder_of_a_model_loads_nothing(qwen3: Path) -> None:
+    """Whatever its dimensions and instructions are."""
+    before = loaded_threads()
+    with open_embedder(qwen3) as one, open_embedder(str(qwen3), dimensions=32, query_instruction="Find it") as other:
+        one.embed_documents(["tide"])
+        other.embed_documents(["tide"])
+        assert one.engine is other.engine
+        assert loaded_threads() == before + 1
+
+
+def test_how_a_model_runs_makes_another_engine(qwen3: Path) -> None:
+    """A bfloat16 model can't stand in for a float32 one."""
+    with open_embedder(qwen3, dtype="float32") as one, open_embedder(qwen3, dtype="bfloat16") as other:
+        assert one.engine is not other.engine
+
+
+def test_each_looks_with_its_own_instruction_and_dimensions(qwen3: Path) -> None:
+    """To the same vectors as an engine that was made so."""
+    settings = {"dimensions": 32, "query_instruction": "Find the tide", "instructions": {"mine": "Find a lamp"}}
+    with (
+        open_embedder(qwen3, dtype="float32") as plain,
+        open_embedder(qwen3, dtype="float32", **settings) as mine,
+        EmbeddingEngine(qwen3, dtype="float32", **settings) as engine,
+    ):
+        np.testing.assert_allclose(mine.embed_queries(["moon"]), engine.embed_queries(["moon"]), atol=1e-6)
+        named = mine.embed_queries(["moon"], instruction="mine")
+        np.testing.assert_allclose(named, engine.embed_queries(["moon"], instruction="mine"), atol=1e-6)
+        assert np.abs(mine.embed_queries(["moon"]) - plain.embed_queries(["moon"], dimensions=32)).max() > 1e-3
+        assert mine.identity() == engine.identity()
+        assert mine.instructions == engine.instructions
+        assert mine.count_tokens(["high water"]) == engine.count_tokens(["high water"])
+        with pytest.raises(UnknownInstruction):
+            plain.embed_queries(["moon"], instruction="mine")
+
+
+def test_wrong_arguments_raise_at_once(qwen3: Path) -> None:
+    """Before anything is loaded."""
+    with pytest.raises(DimensionError):
+        open_embedder(qwen3, dimensions=100_000)
+    with pytest.raises(UnknownInstruction):
+        open_embedder(qwen3, query_instruction="nobody-knows")
+    with pytest.raises(TypeError, match="colour"):
+        open_embedder(qwen3, colour="blue")
+
+
+def test_closing_one_leaves_the_others(qwen3: Path) -> None:
+    """An adapter that goes takes no other's model along."""
+    with open_embedder(qwen3) as staying:
+        going = open_embedder(qwen3)
+        going.close()
+        going.close()
+        assert staying.embed_documents(["tide"]).shape == (1, staying.dimensions)
+        with pytest.raises(EmbedderClosed):
+            going.embed_documents(["tide"])
+
+
+@pytest.mark.parametrize("leave", [SharedEmbedder.close, lambda embedder: None], ids=["closed", "forgotten"])
+def test_the_model_goes_with_the_last_one(qwen3: Path, leave: Callable[[SharedEmbedder], None]) -> None:
+    """Its memory isn't kept for the rest of the process."""
+    embedder = open_embedder(qwen3)
+    embedder.embed_documents(["tide"])
+    engine = weakref.ref(embedder.engine)
+    leave(embedder)
+    del embedder
+    gc.collect()
+    assert engine() is None
+
+
+def test_a_result_that_is_waited_for_keeps_the_model(qwen3: Path) -> None:
+    """The caller holds a future and nothing else."""
+    future = open_embedder(qwen3).submit(["tide"], role=Role.DOCUMENT)
+    gc.collect()
+    assert future.result(timeout=60).shape[0] == 1
+
+
+def test_the_name_is_public() -> None:
+    """`sightline.open_embedder`."""
+    assert sightline.open_embedder is open_embedder

@@ -103,7 +103,8 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
             ids = [GrpcToRest.convert_point_id(one) for one in request.ids]
             with self.answering(context):
                 fields = GrpcToRest.convert_with_payload_interface(request.with_payload)
-                found = self.client.retrieve(request.collection_name, ids, with_payload=fields)
+                vectors = GrpcToRest.convert_with_vectors_selector(request.with_vectors)
+                found = self.client.retrieve(request.collection_name, ids, with_payload=fields, with_vectors=vectors)
             return proto.GetResponse(result=[RestToGrpc.convert_record(one) for one in found])
         with self.answering(context):
             info = RestToGrpc.convert_collection_info(self.client.get_collection(request.collection_name))

@@ -122,7 +122,9 @@ class TestDirectory:
         [metadata] = record["metadatas"]
         assert json.loads(metadata.pop("sightline_metadata")) == {"none": None, "deep": {"x": 1}}
         assert len(metadata.pop("sightline_text")) == 32
-        assert metadata == {"source": "docs/a.md", "lang": "en", "tags": ["a", "b"], "sightline_point": 1}
+        assert metadata == {
+            "source": "docs/a.md", "sightline_source": "docs/a.md", "lang": "en", "tags": ["a", "b"], "sightline_point": 1
+        }  # fmt: skip
 
     def test_collections_of_one_directory_are_apart(self, opened, tmp_path):
         """Each collection has its own points and contract."""

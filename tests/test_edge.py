@@ -128,10 +128,12 @@ class TestDirectory:
         payload = shard.retrieve([first.id], True, False)[0].payload
         indexed = set(shard.info().payload_schema)
         shard.close()
-        assert indexed == {"source", "sightline_head", "sightline_text", "sightline_point", "sightline_flags"}
+        ours = {"sightline_source", "sightline_head", "sightline_text", "sightline_point", "sightline_flags"}
+        assert indexed == {"source", *ours}
         assert payload == {
             "page_content": "text 0", "source": "docs/a.md",
             "metadata": {"source": "docs/a.md", "lang": "en", "draft": True, "tags": [False, "x"]},
+            "sightline_source": "docs/a.md",
             "sightline_point": 1, "sightline_text": text_digest("text 0"), "sightline_flags": ["draft=true", "tags=false"],
             "sightline_head": 1, "sightline_hash": "abc", "sightline_chunks": 1, "sightline_settings": "c1",
         }  # fmt: skip

@@ -271,7 +271,7 @@ def test_a_name_is_an_alias_from_the_first_run(server: RunningServer, store: qdr
     physical = alias(server)["handbook"]
     assert names(server) == {physical, "handbook.writer"}
     assert physical.startswith("handbook__")
-    fields = {"source", "sightline_text", "sightline_head", "sightline_point"}
+    fields = {"source", "sightline_source", "sightline_text", "sightline_head", "sightline_point"}
     assert set(server.stand_in.indexed) == {(physical, field) for field in fields}
 
 

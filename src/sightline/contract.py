@@ -25,7 +25,7 @@ from sightline.errors import ContractMismatch
 from sightline.protocols import Embedder
 from sightline.types import EmbedderIdentity, FloatArray
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # bfloat16 on another device moves a probe by up to 0.001 in cosine; a wrong prompt, pooling or model by far more.
 PROBE_COSINE = 0.995
 PROBE_TEXTS = (
@@ -102,9 +102,14 @@ class Contract:
         """Read what `to_json` gave.
 
         Raises:
-            ContractMismatch: A newer format, or no contract of Sightline at all.
+            ContractMismatch: Another format, or no contract of Sightline at all.
         """
         version = data.get("format_version")
+        if isinstance(version, int) and version < FORMAT_VERSION:
+            raise ContractMismatch(
+                f"The collection's contract has format version {version}, of an early Sightline; this reads {FORMAT_VERSION}. "
+                "Index the documents into a new collection: sightline index PATH --into OTHER_URL"
+            )
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise ContractMismatch(
                 f"The collection's contract has format version {version}; this Sightline reads up to {FORMAT_VERSION}. "

@@ -10,6 +10,8 @@ from sightline.errors import UsageError
 from sightline.types import Metadata
 
 RESERVED_PREFIX = "sightline_"
+# No root has an empty name, so no run over files or documents ever takes a row for one of its own.
+ROW_PREFIX = "/"
 _INT64 = range(-(2**63), 2**63)
 _ALLOWED = "str, int (64 bits), finite float, bool, None, and lists and dicts (with str keys) of them"
 
@@ -28,6 +30,12 @@ def plain_metadata(metadata: Metadata, source: str) -> dict[str, Any]:
             )
     plain: dict[str, Any] = _plain(dict(metadata), source, "metadata")
     return plain
+
+
+def visible_source(source: str, metadata: Metadata) -> str:
+    """What people and filters know a point by: its document, or what a row that was added says of itself."""
+    own = metadata.get("source")
+    return own if source.startswith(ROW_PREFIX) and isinstance(own, str) else source
 
 
 def check_text(text: str, source: str, what: str) -> str:

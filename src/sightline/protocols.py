@@ -106,6 +106,8 @@ class Store(Protocol):
 
     def acquire(self, *, take_over: bool = False) -> None:
         """Become the only writer or raise StoreLocked, which names the other one; `take_over` ends a server's lease."""
+    def release(self) -> None:
+        """Let the next writer in, and go on as a reader; what writes acquires again."""
     def create(self, dimensions: int, contract: Mapping[str, Any]) -> None: ...
     def read_contract(self) -> Mapping[str, Any] | None:
         """The stored contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
@@ -129,8 +131,10 @@ class Store(Protocol):
         """All points of a document, its head included."""
     def vectors_of(self, texts: Sequence[str]) -> dict[str, FloatArray]:
         """Stored vectors of those texts that some point of ours has."""
-    def records(self, limit: int | None = None) -> Iterator[Record]:
-        """Points with their vectors, whoever wrote them; all of them, or `limit`."""
+    def records(self, limit: int | None = None, *, filter: Filter | None = None) -> Iterator[Record]:
+        """Points with their vectors, whoever wrote them; all that meet the filter, or `limit` of them."""
+    def records_of(self, ids: Sequence[str]) -> list[Record]:
+        """Points with their vectors by their ids, whoever wrote them, in any order; ids that aren't there are left out."""
     def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]: ...
 
     def staging(self) -> Store:

@@ -385,6 +385,71 @@ class StoreConformance:
         assert len(seen) == len(set(seen))
         assert set(seen) >= {f"docs/{row}.md" for row in range(1, count)}
 
+    def test_records_are_filtered_as_hits_are(self, store: Store) -> None:
+        """All points that meet a filter, or as many as are asked for, with their vectors."""
+        points = [replace(one, metadata={"row": row, "even": row % 2 == 0}) for row, one in enumerate(self.make_points(7))]
+        vectors = self.fill(store, points)
+        found = {record.point.id: record.vector for record in store.records(filter={"even": True, "row": {"gt": 0}})}
+        assert set(found) == {points[row].id for row in (2, 4, 6)}
+        for row in (2, 4, 6):
+            np.testing.assert_allclose(found[points[row].id], vectors[row], atol=1e-6)
+        assert len(list(store.records(2, filter={"even": True}))) == 2
+        assert list(store.records(filter={"even": 3})) == []
+
+    def test_records_are_found_by_their_ids(self, store: Store) -> None:
+        """Text, metadata and vector of those that are there; what isn't, or can't be an id, is left out."""
+        points = self.make_points(4)
+        vectors = self.fill(store, points)
+        wanted = [points[2].id, "no uuid", str(uuid.UUID(int=5)), points[0].id, points[2].id]
+        found = {record.point.id: record for record in store.records_of(wanted)}
+        assert set(found) == {points[0].id, points[2].id}
+        for row in (0, 2):
+            record = found[points[row].id]
+            assert (record.point, record.ours) == (points[row], True)
+            np.testing.assert_allclose(record.vector, vectors[row], atol=1e-6)
+        assert len(store.records_of(wanted)) == 2
+        assert store.records_of([]) == []
+
+    def test_a_row_is_found_by_the_source_that_it_names(self, store: Store) -> None:
+        """Its identity is another one: rows of the same source are documents of their own."""
+        named, other = self.make_points(2, "/row", metadata={"source": "https://sea.example", "a": 1})
+        rows = [replace(named, source="/1", head=None), replace(other, source="/2", head=None)]
+        self.fill(store, [*rows, *(replace(one, source="docs/a.md", id=str(uuid.uuid4())) for one in self.make_points(1))])
+        assert store.sources() == {"/1": 1, "/2": 1, "docs/a.md": 1}
+        assert store.points("/1") == [rows[0]]
+        filters = [{"source": "https://sea.example"}, {"source": "/1"}, {"source": "docs/a.md"}]
+        counts = [len(store.search(self.make_vectors(1)[0], limit=9, filter=one)) for one in filters]
+        assert counts == [2, 0, 1]
+
+    def test_a_vector_is_found_by_what_it_is_of(self, store: Store) -> None:
+        """A text that was embedded with more around it lends its vector to no other text."""
+        [plain, more] = self.make_points(2, head=False)
+        more = replace(more, embedded_text="title: lamp\n\n" + more.text)
+        vectors = self.fill(store, [plain, more])
+        found = store.vectors_of([plain.text, more.text, more.embedded_text])
+        assert set(found) == {plain.text, more.embedded_text}
+        np.testing.assert_allclose(found[more.embedded_text], vectors[1], atol=1e-6)
+
+    def test_a_released_collection_has_another_writer(self, store: Store) -> None:
+        """Whoever released it reads on, and writes again when the other one is done."""
+        import pytest
+
+        if not store.capabilities.persistent:
+            pytest.skip(f"{store.url} is nobody else's")
+        points = self.make_points(3)
+        vectors = self.fill(store, points)
+        for _ in range(2):
+            store.release()
+            store.release()
+            assert store.count() == 3
+            store.upsert(points[:1], vectors[:1])
+        store.release()
+        other = self.reopen(store)
+        try:
+            other.upsert(points[1:2], vectors[1:2])
+        finally:
+            other.close()
+
     def test_points_gives_a_whole_document(self, store: Store) -> None:
         """All points of a source as they were written, its head included, and of no other source."""
         metadata = {"lang": "ü", "odd": {"a": [None, 1.0]}, "source": "mine"}

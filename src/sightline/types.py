@@ -159,13 +159,23 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a store keeps beside a vector. `head` is set on a document's first chunk only."""
+    """What a store keeps beside a vector.
+
+    Args:
+        id: A UUID.
+        text: What is read.
+        source: Its document's identity.
+        metadata: Beyond the source.
+        head: Set on a document's first chunk only.
+        embedded_text: What the vector is of, for who writes; None is `text`. A stored point doesn't say.
+    """
 
     id: str
     text: str
     source: str
     metadata: Metadata
     head: Head | None = None
+    embedded_text: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,6 +185,20 @@ class Record:
     point: Point
     vector: FloatArray
     ours: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """A point as its reader knows it: a row that was added has its caller's id, a chunk that of its point.
+
+    `source` is the document's identity, and `vector` is float32 `(dimensions,)`.
+    """
+
+    id: str
+    text: str
+    source: str
+    metadata: Metadata
+    vector: FloatArray
 
 
 @dataclass(frozen=True, slots=True)

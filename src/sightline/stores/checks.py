@@ -55,6 +55,11 @@ def checked_ids(ids: Sequence[str]) -> list[str]:
     return list(ids)
 
 
+def only_uuids(ids: Sequence[str]) -> list[str]:
+    """Those that can be ids of points at all, each once: a store that takes no others has no others."""
+    return [one for one in dict.fromkeys(ids) if isinstance(one, str) and _UUID.fullmatch(one)]
+
+
 def checked_limit(limit: int) -> int:
     """Return `limit`; raise UsageError below 1."""
     if isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit < 1:

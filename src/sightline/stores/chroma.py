@@ -82,6 +82,7 @@ _STAGED, _OLD = ".next", ".old"
 _MAX_NAME = 512
 _DATABASE_FILE = "chroma.sqlite3"
 _SPACE_KEY = "hnsw:space"
+_WHOLE = ["documents", "metadatas", "embeddings"]
 
 # Beyond about 32,000 results or ids SQLite refuses ("too many SQL variables").
 _RECORDS_PER_PAGE = 5000
@@ -160,6 +161,15 @@ class ChromaStore:
                 self._database.acquire(take_over=take_over)
                 self._tidy()
                 self._database.is_writer = True
+
+    def release(self) -> None:
+        """Let the next writer in."""
+        self._check_open()
+        if self._parent is None:
+            with self._database.guard:
+                was_writer, self._database.is_writer = self._database.is_writer, False
+            if was_writer:  # not under the guard: a lease waits for its heartbeat, which may be waiting for the guard
+                self._database.release()
 
     def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
         """Make the collection; the database too, where there is none.
@@ -281,9 +291,20 @@ class ChromaStore:
 
         return self._read(read)
 
-    def records(self, limit: int | None = None) -> Iterator[Record]:
+    def records(self, limit: int | None = None, *, filter: Filter | None = None) -> Iterator[Record]:
         """Points with their vectors, whoever wrote them, page by page."""
-        return self._records(self._existing(), limit)
+        try:
+            return self._records(self._existing(), limit, where(parse_filter(filter)))
+        except Nothing:
+            return iter(())
+
+    def records_of(self, ids: Sequence[str]) -> list[Record]:
+        """Points with their vectors by their ids."""
+        collection, wanted, found = self._existing(), list(dict.fromkeys(ids)), []
+        for start in range(0, len(wanted), _VECTORS_PER_PAGE):
+            batch = wanted[start : start + _VECTORS_PER_PAGE]
+            found += _records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE)))
+        return found
 
     def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
         """The nearest points by cosine similarity that meet the filter, best first.
@@ -469,14 +490,12 @@ class ChromaStore:
             found.update(zip(page["ids"], np.asarray(page["embeddings"], dtype=np.float32), strict=True))
         return found
 
-    def _records(self, collection: Any, limit: int | None) -> Iterator[Record]:
+    def _records(self, collection: Any, limit: int | None, clause: dict[str, Any] | None) -> Iterator[Record]:
         offset = 0
         while limit is None or offset < limit:
             size = _VECTORS_PER_PAGE if limit is None else min(_VECTORS_PER_PAGE, limit - offset)
-            page = self._page(collection, None, ["documents", "metadatas", "embeddings"], size, offset)
-            vectors = np.asarray(page["embeddings"], dtype=np.float32)
-            for one, document, flat, vector in zip(page["ids"], page["documents"], page["metadatas"], vectors, strict=True):
-                yield Record(point_from_flat(one, document, flat), vector, is_ours(flat))
+            page = self._page(collection, clause, _WHOLE, size, offset)
+            yield from _records_of_page(page)
             if len(page["ids"]) < size:
                 return
             offset += size
@@ -529,6 +548,10 @@ class Database(ABC):
     @abstractmethod
     def acquire(self, *, take_over: bool) -> None:
         """Become the only writer, making the database if need be."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let the next writer in."""
 
     @abstractmethod
     def check(self) -> None:
@@ -646,6 +669,11 @@ class _Directory(Database):
         self._connect()
         _OPENED[self._directory] = self._last_write()
 
+    def release(self) -> None:
+        """Free the lock."""
+        with self.guard:
+            self._unlock()
+
     def check(self) -> None:
         """Nothing to check: the lock can't be lost."""
 
@@ -733,6 +761,12 @@ def _replacing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
 def _points_of(ids: Sequence[str], documents: Sequence[Any], metadatas: Sequence[Any]) -> dict[str, Point]:
     rows = zip(ids, documents, metadatas, strict=True)
     return {one: point_from_flat(one, document, flat) for one, document, flat in rows}
+
+
+def _records_of_page(page: Any) -> list[Record]:
+    vectors = np.asarray(page["embeddings"], dtype=np.float32)
+    rows = zip(page["ids"], page["documents"], page["metadatas"], vectors, strict=True)
+    return [Record(point_from_flat(one, document, flat), vector, is_ours(flat)) for one, document, flat, vector in rows]
 
 
 def _cosine(vector: FloatArray, query: FloatArray) -> float:

@@ -70,6 +70,10 @@ class Server(Database):
         """Ask the server whose lease it is."""
         self._lease.check()
 
+    def release(self) -> None:
+        """Give the lease back."""
+        self._lease.release()
+
     def close(self) -> None:
         """Give the lease back and close the connections."""
         try:

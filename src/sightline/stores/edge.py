@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from sightline.stores.checks import (
     contract_json,
     directory_bytes,
     nothing_staged,
+    only_uuids,
     store_closed,
 )
 from sightline.stores.edge_directory import EdgeDirectory, Entry, Manifest, new_shard_name
@@ -46,6 +48,7 @@ from sightline.stores.payload import (
     POINT_KEY,
     SOURCE_KEY,
     TEXT_KEY,
+    VISIBLE_SOURCE_KEY,
     head_from,
     hit,
     is_ours,
@@ -64,6 +67,7 @@ _OPTIMIZE_FROM = 100_000
 _OPTIMIZE = "import sys; from sightline.stores.edge import build_index; build_index(*sys.argv[1:])"
 _INDEXED = {
     SOURCE_KEY: engine.PayloadSchemaType.Keyword,
+    VISIBLE_SOURCE_KEY: engine.PayloadSchemaType.Keyword,
     TEXT_KEY: engine.PayloadSchemaType.Keyword,
     FLAGS_KEY: engine.PayloadSchemaType.Keyword,
     HEAD_KEY: engine.PayloadSchemaType.Integer,
@@ -120,6 +124,14 @@ class EdgeStore:
         self._entry()
         with self._removal_may_wait():
             self._directory.acquire()
+
+    def release(self) -> None:
+        """Let the next writer in, and whoever waits for the shard."""
+        self._check_open()
+        if self._parent is None:
+            with self._guard:
+                self._put_away()
+                self._directory.release()
 
     def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
         """Make the collection in an empty or new directory, or the staging one.
@@ -193,7 +205,7 @@ class EdgeStore:
     def heads(self) -> Iterator[Head]:
         """The heads of all documents, read page by page."""
         self._entry()
-        return (head_from(record.payload) for record in self._scroll({HEAD_KEY: 1}, HEAD_FIELDS))
+        return (head_from(record.payload) for record in self._scroll(equals({HEAD_KEY: 1}), HEAD_FIELDS))
 
     def sources(self) -> dict[str, int]:
         """How many points each document has."""
@@ -205,7 +217,8 @@ class EdgeStore:
     def points(self, source: str) -> list[Point]:
         """All points of a document, its head included."""
         self._entry()
-        return [point_from_nested(str(one.id), one.payload) for one in self._scroll({SOURCE_KEY: source, POINT_KEY: 1}, True)]
+        where = equals({SOURCE_KEY: source, POINT_KEY: 1})
+        return [point_from_nested(str(one.id), one.payload) for one in self._scroll(where, True)]
 
     def vectors_of(self, texts: Sequence[str]) -> dict[str, FloatArray]:
         """Stored vectors of those texts that some point has, float32 `(dimensions,)` each."""
@@ -213,17 +226,27 @@ class EdgeStore:
         wanted = {text_digest(text): text for text in texts}
         found: dict[str, FloatArray] = {}
         for digests in _slices(list(wanted), _RECORDS_PER_PAGE):
-            for record in self._scroll({TEXT_KEY: digests, POINT_KEY: 1}, [TEXT_KEY], vectors=True):
+            for record in self._scroll(equals({TEXT_KEY: digests, POINT_KEY: 1}), [TEXT_KEY], vectors=True):
                 found[wanted[record.payload[TEXT_KEY]]] = self._vector(record)
         return found
 
-    def records(self, limit: int | None = None) -> Iterator[Record]:
+    def records(self, limit: int | None = None, *, filter: Filter | None = None) -> Iterator[Record]:
         """Points with their vectors, read page by page."""
         self._entry()
-        return (
-            Record(point_from_nested(str(one.id), one.payload), self._vector(one), is_ours(one.payload))
-            for one in self._scroll({}, True, vectors=True, limit=limit)
-        )
+        conditions = parse_filter(filter)
+        found = self._scroll(engine_filter(conditions), True, vectors=True, page=limit)
+        # The engine's filter lets through a little more than it should.
+        meeting = (one for one in map(self._record, found) if matches(conditions, one.point.source, one.point.metadata))
+        return islice(meeting, limit)
+
+    def records_of(self, ids: Sequence[str]) -> list[Record]:
+        """Points with their vectors by their ids."""
+        self._entry()
+        found: list[Record] = []
+        for batch in _slices(only_uuids(ids), _RECORDS_PER_PAGE):
+            with self._using() as opened:
+                found += map(self._record, opened.shard.retrieve(batch, True, True))
+        return found
 
     def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
         """The nearest points by cosine similarity that meet the filter, best first."""
@@ -423,13 +446,14 @@ class EdgeStore:
         return int(info.points_count) - int(info.indexed_vectors_count) > _OPTIMIZE_FROM
 
     def _scroll(
-        self, same: Mapping[str, Any], fields: list[str] | bool, *, vectors: bool = False, limit: int | None = None
+        self, where: Any, fields: list[str] | bool, *, vectors: bool = False, page: int | None = None
     ) -> Iterator[Any]:
-        offset, left, first = None, limit, None
-        while left is None or left > 0:
-            size = _RECORDS_PER_PAGE if left is None else min(left, _RECORDS_PER_PAGE)
+        """Records page by page; `page` is how many are likely to be enough."""
+        size = max(1, min(page or _RECORDS_PER_PAGE, _RECORDS_PER_PAGE))
+        offset, first = None, None
+        while True:
             request = engine.ScrollRequest(
-                offset=offset, limit=size, filter=equals(same) if same else None, with_payload=fields, with_vector=vectors
+                offset=offset, limit=size, filter=where, with_payload=fields, with_vector=vectors
             )
             with self._using() as opened:
                 records, offset = opened.shard.scroll(request)
@@ -437,9 +461,11 @@ class EdgeStore:
             if opened.entry.shard != first:
                 raise StoreError(f"{self.url} was rebuilt while it was read, and half of each is neither. Read it again.")
             yield from records
-            left = None if left is None else left - len(records)
             if offset is None:
                 return
+
+    def _record(self, record: Any) -> Record:
+        return Record(point_from_nested(str(record.id), record.payload), self._vector(record), is_ours(record.payload))
 
     def _vector(self, record: Any) -> FloatArray:
         """The vector of a record, float32 `(dimensions,)`."""

@@ -3,7 +3,7 @@
     {"lang": "de"}                     the value is "de", or a list that holds it
     {"lang": ["de", "fr"]}             one of these
     {"year": {"gte": 2020, "lt": 2024}}  a number within bounds; lists are not looked into
-    {"source": "handbook/lamp.md"}     the document
+    {"source": "handbook/lamp.md"}     the document; for a row that was added, the source that its metadata names
 
 All keys must hold. 3 and 3.0 are the same number, True is not 1, and "3" is neither. None, dicts and lists of several kinds
 are not for filtering. `matches` is the meaning; the stores' own filters are held equal to it by the conformance suite.
@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from sightline.errors import UsageError
+from sightline.metadata import visible_source
 from sightline.types import Filter, Metadata
 
 SOURCE_KEY = "source"
@@ -70,7 +71,9 @@ def parse_filter(given: Filter | None) -> list[Condition]:
 
 def matches(conditions: Sequence[Condition], source: str, metadata: Metadata) -> bool:
     """Whether a point with this source and metadata meets all conditions."""
-    return all(_meets(one, source if one.key == SOURCE_KEY else metadata.get(one.key)) for one in conditions)
+    return all(
+        _meets(one, visible_source(source, metadata) if one.key == SOURCE_KEY else metadata.get(one.key)) for one in conditions
+    )
 
 
 def is_exact(value: float) -> bool:

@@ -105,6 +105,7 @@ class Lease:
             if self._thread is not None:
                 return
             self._since = self._clock()
+            self._stop.clear()
             _OWN_RUNS.add(self._run)  # first: another thread that finds the lease must see that its run lives
             try:
                 self._take(take_over)

@@ -93,6 +93,13 @@ class MemoryStore:
                 raise StoreLocked(f"{self.url} is held by another store object of this process. Close that one, then try again.")
             self._slot.writer = self
 
+    def release(self) -> None:
+        """Let the next writer in."""
+        self._check_open()
+        with self._slot.lock:
+            if self._slot.writer is self:
+                self._slot.writer = None
+
     def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
         """Make the collection; raise StoreError when it is there already."""
         made = _Collection(checked_dimensions(dimensions), contract_json(contract))
@@ -165,15 +172,24 @@ class MemoryStore:
         wanted = set(texts)
         with self._slot.lock:
             collection = self._collection()
-            found = {point.text: one for one, point in collection.points.items() if point.text in wanted}
+            found = {_embedded(point): one for one, point in collection.points.items() if _embedded(point) in wanted}
             return {text: collection.vectors[one].copy() for text, one in found.items()}
 
-    def records(self, limit: int | None = None) -> Iterator[Record]:
+    def records(self, limit: int | None = None, *, filter: Filter | None = None) -> Iterator[Record]:
         """Points with their vectors."""
+        conditions = parse_filter(filter)
         with self._slot.lock:
             collection = self._collection()
-            points = list(itertools.islice(collection.points.values(), limit))
+            meeting = (point for point in collection.points.values() if matches(conditions, point.source, point.metadata))
+            points = list(itertools.islice(meeting, limit))
             return iter([Record(copy.deepcopy(point), collection.vectors[point.id].copy()) for point in points])
+
+    def records_of(self, ids: Sequence[str]) -> list[Record]:
+        """Points with their vectors by their ids."""
+        with self._slot.lock:
+            collection = self._collection()
+            found = [one for one in dict.fromkeys(ids) if one in collection.points]
+            return [Record(copy.deepcopy(collection.points[one]), collection.vectors[one].copy()) for one in found]
 
     def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
         """The nearest points by cosine similarity that meet the filter, best first."""
@@ -235,6 +251,10 @@ class MemoryStore:
         collection = self._collection()
         self.acquire()
         return collection
+
+
+def _embedded(point: Point) -> str:
+    return point.text if point.embedded_text is None else point.embedded_text
 
 
 def _cosine(rows: FloatArray, query: FloatArray) -> FloatArray:

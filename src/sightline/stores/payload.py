@@ -3,11 +3,12 @@
 Nested (Qdrant and Edge): `{page_content, metadata: {source, **metadata}, source, sightline_*}`.
 Flat (Chroma): the text is the document, the metadata is `{source, **metadata, sightline_*}`.
 
-Ours are, as integers because a boolean filter finds nothing on Edge: `sightline_point` (1 on every point of ours) and
-`sightline_head` (1 on heads only, with `sightline_hash`, `sightline_chunks` and `sightline_settings`); and `sightline_text`, a
-digest of the text, by which its vector is found again. What can't stand under its own key is kept in `sightline_metadata` and
-put back on reading: a user's own `source` in both layouts; in the flat one also None, dicts, empty or mixed lists and keys that
-Chroma refuses. It is an object when nested and JSON text when flat.
+`source` is for people and filters; a row that was added shows there what its own metadata names. `sightline_source` is the
+document's identity. Further ours are, as integers because a boolean filter finds nothing on Edge: `sightline_point` (1 on every
+point of ours) and `sightline_head` (1 on heads only, with `sightline_hash`, `sightline_chunks` and `sightline_settings`); and
+`sightline_text`, a digest of the text that was embedded, by which its vector is found again. What can't stand under its own key
+is kept in `sightline_metadata` and put back on reading: a user's own `source` in both layouts; in the flat one also None, dicts,
+empty or mixed lists and keys that Chroma refuses. It is an object when nested and JSON text when flat.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-from sightline.metadata import RESERVED_PREFIX
+from sightline.metadata import RESERVED_PREFIX, visible_source
 from sightline.types import Head, Hit, Point
 
 POINT_KEY = "sightline_point"
@@ -27,7 +28,8 @@ HASH_KEY = "sightline_hash"
 CHUNKS_KEY = "sightline_chunks"
 SETTINGS_KEY = "sightline_settings"
 METADATA_KEY = "sightline_metadata"
-SOURCE_KEY = "source"
+SOURCE_KEY = "sightline_source"
+VISIBLE_SOURCE_KEY = "source"
 HEAD_FIELDS = [SOURCE_KEY, HASH_KEY, CHUNKS_KEY, SETTINGS_KEY]
 
 NESTED_KEY = "metadata"
@@ -44,21 +46,17 @@ def text_digest(text: str) -> str:
 
 def to_nested(point: Point) -> dict[str, Any]:
     """The payload of `point` on Qdrant and Edge."""
-    payload = {
-        _CONTENT_KEY: point.text,
-        NESTED_KEY: {**point.metadata, SOURCE_KEY: point.source},
-        SOURCE_KEY: point.source,
-        **_bookkeeping(point),
-    }
-    if SOURCE_KEY in point.metadata:
-        payload[METADATA_KEY] = {SOURCE_KEY: point.metadata[SOURCE_KEY]}
+    shown = {VISIBLE_SOURCE_KEY: visible_source(point.source, point.metadata)}
+    payload = {_CONTENT_KEY: point.text, NESTED_KEY: {**point.metadata, **shown}, **shown, **_bookkeeping(point)}
+    if VISIBLE_SOURCE_KEY in point.metadata:
+        payload[METADATA_KEY] = {VISIBLE_SOURCE_KEY: point.metadata[VISIBLE_SOURCE_KEY]}
     return payload
 
 
 def to_flat(point: Point) -> dict[str, Any]:
     """The metadata of `point` on Chroma; its text is the document."""
     kept = {key: value for key, value in point.metadata.items() if _fits_flat(key, value)}
-    flat = {**kept, SOURCE_KEY: point.source, **_bookkeeping(point)}
+    flat = {**kept, VISIBLE_SOURCE_KEY: visible_source(point.source, point.metadata), **_bookkeeping(point)}
     rest = {key: value for key, value in point.metadata.items() if key not in kept}
     if rest:
         flat[METADATA_KEY] = json.dumps(rest, ensure_ascii=False, allow_nan=False)
@@ -76,8 +74,8 @@ def point_from_nested(point_id: str, payload: Mapping[str, Any] | None) -> Point
     nested = given.get(NESTED_KEY)
     if not is_ours(given):
         metadata = dict(nested) if isinstance(nested, Mapping) else _plain(given)
-        return Point(point_id, _foreign_text(given), _text(given.get(SOURCE_KEY, metadata.get(SOURCE_KEY))), metadata)
-    metadata = {key: value for key, value in (nested or {}).items() if key != SOURCE_KEY}
+        return Point(point_id, _foreign_text(given), _foreign_source(given, metadata), metadata)
+    metadata = {key: value for key, value in (nested or {}).items() if key != VISIBLE_SOURCE_KEY}
     metadata.update(given.get(METADATA_KEY, {}))
     return Point(point_id, given[_CONTENT_KEY], given[SOURCE_KEY], metadata, _head(given))
 
@@ -86,10 +84,11 @@ def point_from_flat(point_id: str, document: str | None, flat: Mapping[str, Any]
     """The point of a Chroma record, ours or somebody else's."""
     given = flat or {}
     metadata = {key: value for key, value in given.items() if not key.startswith(RESERVED_PREFIX)}
-    if is_ours(given):
-        metadata.pop(SOURCE_KEY, None)
-        metadata.update(json.loads(given.get(METADATA_KEY, "{}")))
-    return Point(point_id, _text(document), _text(given.get(SOURCE_KEY)), metadata, _head(given))
+    if not is_ours(given):
+        return Point(point_id, _text(document), _foreign_source(given, metadata), metadata)
+    metadata.pop(VISIBLE_SOURCE_KEY, None)
+    metadata.update(json.loads(given.get(METADATA_KEY, "{}")))
+    return Point(point_id, _text(document), given[SOURCE_KEY], metadata, _head(given))
 
 
 def hit(point: Point, score: float) -> Hit:
@@ -112,7 +111,8 @@ def _head(payload: Mapping[str, Any]) -> Head | None:
 
 
 def _bookkeeping(point: Point) -> dict[str, Any]:
-    ours: dict[str, Any] = {POINT_KEY: 1, TEXT_KEY: text_digest(point.text)}
+    embedded = point.text if point.embedded_text is None else point.embedded_text
+    ours: dict[str, Any] = {POINT_KEY: 1, SOURCE_KEY: point.source, TEXT_KEY: text_digest(embedded)}
     if point.head is not None:
         ours |= {
             HEAD_KEY: 1,
@@ -124,7 +124,7 @@ def _bookkeeping(point: Point) -> dict[str, Any]:
 
 
 def _fits_flat(key: str, value: Any) -> bool:
-    if key in ("", SOURCE_KEY) or key.startswith(("$", "#", "chroma:")):
+    if key in ("", VISIBLE_SOURCE_KEY) or key.startswith(("$", "#", "chroma:")):
         return False
     if isinstance(value, list):
         return len({type(item) for item in value}) == 1 and isinstance(value[0], (str, int, float))
@@ -139,6 +139,10 @@ def _foreign_text(payload: Mapping[str, Any]) -> str:
         return _text(json.loads(payload[_NODE_KEY])["text"])
     except (KeyError, TypeError, ValueError):  # another program's payload may hold anything, a text among it or not
         return ""
+
+
+def _foreign_source(payload: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    return _text(payload.get(VISIBLE_SOURCE_KEY, metadata.get(VISIBLE_SOURCE_KEY)))
 
 
 def _plain(payload: Mapping[str, Any]) -> dict[str, Any]:

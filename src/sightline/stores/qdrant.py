@@ -37,6 +37,7 @@ from sightline.stores.checks import (
     contract_json,
     not_ours,
     nothing_staged,
+    only_uuids,
     store_closed,
 )
 from sightline.stores.filters import Condition, matches, parse_filter
@@ -140,6 +141,16 @@ class QdrantStore:
                 self._database.release()
                 raise
 
+    def release(self) -> None:
+        """Turn indexing on again and let the next writer in."""
+        self._check_open()
+        if self._parent is not None or not self._database.is_held:
+            return
+        with self._guard:
+            self._restore_indexing()
+            self._held = None
+            self._database.release()
+
     def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
         """Make the collection; raise StoreError when it is there already."""
         length, data = checked_dimensions(dimensions), json.loads(contract_json(contract))
@@ -233,9 +244,20 @@ class QdrantStore:
                     found[text_of[record.payload[TEXT_KEY]]] = row
         return found
 
-    def records(self, limit: int | None = None) -> Iterator[Record]:
+    def records(self, limit: int | None = None, *, filter: Filter | None = None) -> Iterator[Record]:
         """Points with their vectors, whoever wrote them, read page by page; what has no vector is left out and logged."""
-        return self._records(self._pinned(), limit)
+        return self._records(self._pinned(), limit, parse_filter(filter))
+
+    def records_of(self, ids: Sequence[str]) -> list[Record]:
+        """Points with their vectors by their ids; those of another program may be numbers."""
+        layout = self._pinned()
+        known: list[Any] = [*only_uuids(ids), *(int(one) for one in dict.fromkeys(ids) if one.isascii() and one.isdecimal())]
+        found: list[Any] = []
+        for batch in _slices(known, _RECORDS_PER_PAGE):
+            call = partial(_retrieve, layout.name, batch, payload=True, vectors=vector_selector(layout))
+            found += self._request("reading", call)
+        rows = ((record, vector_of(record, layout)) for record in found)
+        return [_record(record, row) for record, row in rows if row is not None]
 
     def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
         """The nearest points by cosine similarity that meet the filter, best first.
@@ -300,15 +322,18 @@ class QdrantStore:
             return
         with self._guard:
             try:
-                if self._database.deferred:
-                    self._database.check()
-                for physical in sorted(self._database.deferred):
-                    self._names.restore_indexing(physical)
+                self._restore_indexing()
             except StoreError as error:
                 _log.warning("indexing of %s is still off, the next run turns it on again: %s", self.url, error)
             finally:
                 self._closed = True
                 self._database.close()
+
+    def _restore_indexing(self) -> None:
+        if self._database.deferred:
+            self._database.check()
+        for physical in sorted(self._database.deferred):
+            self._names.restore_indexing(physical)
 
     # What there is
 
@@ -409,36 +434,48 @@ class QdrantStore:
             if offset is None:
                 return
 
-    def _records(self, layout: Layout, limit: int | None) -> Iterator[Record]:
+    def _records(self, layout: Layout, limit: int | None, conditions: Sequence[Condition]) -> Iterator[Record]:
         without = 0
         left = limit
         size = _RECORDS_PER_PAGE if limit is None else max(1, min(limit, _RECORDS_PER_PAGE))
-        for record in () if limit == 0 else self._scroll(layout, None, True, vectors=True, size=size):
+        where = _filter(conditions, layout)
+        for record in () if limit == 0 else self._scroll(layout, where, True, vectors=True, size=size):
             row = vector_of(record, layout)
             if row is None:
                 without += 1
                 continue
-            yield Record(point_from_nested(str(record.id), record.payload), row, is_ours(record.payload))
+            found = _record(record, row)
+            if not matches(conditions, found.point.source, found.point.metadata):
+                continue  # the database let through what the filter doesn't mean
+            yield found
             if left is not None and (left := left - 1) <= 0:
                 break
         if without:
             _log.warning("%d points of %s have no vector that Sightline reads; they were left out", without, self.url)
 
     def _query(self, layout: Layout, query: FloatArray, limit: int, conditions: Sequence[Condition]) -> list[Any]:
-        where = native_filter(conditions, flat_too=layout.flat_too)
         response = self._request(
             "searching",
             lambda client: client.query_points(
                 layout.name,
                 query=query.tolist(),
                 using=layout.vector_name or None,
-                query_filter=models.Filter(**where) if where else None,
+                query_filter=_filter(conditions, layout),
                 limit=limit,
                 with_payload=True,
                 with_vectors=False if layout.is_cosine else vector_selector(layout),
             ),
         )
         return list(response.points)
+
+
+def _filter(conditions: Sequence[Condition], layout: Layout) -> models.Filter | None:
+    where = native_filter(conditions, flat_too=layout.flat_too)
+    return models.Filter(**where) if where else None
+
+
+def _record(record: Any, row: FloatArray) -> Record:
+    return Record(point_from_nested(str(record.id), record.payload), row, is_ours(record.payload))
 
 
 def _hits(scored: Sequence[Any], layout: Layout, query: FloatArray, conditions: Sequence[Condition]) -> list[Hit]:
@@ -494,8 +531,10 @@ def _delete(physical: str, where: models.FilterSelector, client: QdrantClient) -
     finished(client.delete(physical, where, wait=True))
 
 
-def _retrieve(physical: str, ids: Sequence[str], client: QdrantClient) -> list[Any]:
-    return client.retrieve(physical, ids, with_payload=[POINT_KEY])
+def _retrieve(
+    physical: str, ids: Sequence[Any], client: QdrantClient, *, payload: Any = (POINT_KEY,), vectors: Any = False
+) -> list[Any]:
+    return client.retrieve(physical, ids, with_payload=list(payload) if payload is not True else True, with_vectors=vectors)
 
 
 def _update(physical: str, operations: Sequence[Any], client: QdrantClient) -> None:

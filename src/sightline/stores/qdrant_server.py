@@ -19,7 +19,7 @@ from qdrant_client.conversions.conversion import GrpcToRest, payload_to_grpc
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
 from sightline.stores.checks import store_closed
 from sightline.stores.leases import Lease
-from sightline.stores.payload import HEAD_KEY, POINT_KEY, SOURCE_KEY, TEXT_KEY
+from sightline.stores.payload import HEAD_KEY, POINT_KEY, SOURCE_KEY, TEXT_KEY, VISIBLE_SOURCE_KEY
 from sightline.stores.qdrant_database import Call, Database, Payload, T
 from sightline.stores.qdrant_errors import (
     API_KEY_VARIABLE,
@@ -48,7 +48,7 @@ _BYTES_PER_NUMBER_AS_JSON = 22
 # A run that writes more than this gains by indexing once at its end; the server indexes from 10 to 20 MB a segment on.
 _BULK_POINTS = 10_000
 _INDEXED = {
-    models.PayloadSchemaType.KEYWORD: (SOURCE_KEY, TEXT_KEY),
+    models.PayloadSchemaType.KEYWORD: (SOURCE_KEY, VISIBLE_SOURCE_KEY, TEXT_KEY),
     models.PayloadSchemaType.INTEGER: (HEAD_KEY, POINT_KEY),
 }
 

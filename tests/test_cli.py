@@ -193,7 +193,7 @@ def test_a_server_that_does_not_answer_is_exit_code_4(
     command: Callable[..., Result], folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, server: str
 ) -> None:
     """The message names the address; nothing is loaded or embedded before."""
-    monkeypatch.setattr(api, "EmbeddingEngine", None)
+    monkeypatch.setattr(api, "open_embedder", None)
     monkeypatch.setattr("time.sleep", lambda _: None)
     port = free_port()
     for arguments in (("index", folder, "--into"), ("search", "x", "--in")):

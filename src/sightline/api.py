@@ -8,16 +8,19 @@ import fnmatch
 import logging
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence, Set
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from sightline import adoption, inspection
 from sightline.contract import ChunkPart, Contract, ReadingDefaults, make_contract, reading_defaults, verify
-from sightline.embedding.engine import EmbeddingEngine
 from sightline.embedding.models import DEFAULT_MODEL, is_local
+from sightline.embedding.shared import open_embedder
 from sightline.errors import ContractMismatch, DeletionRefused, ModelNotFound, UntrustedModel, UsageError
 from sightline.indexing.chunking import ChunkSettings, default_settings
 from sightline.indexing.files import Discovered, Selection, discover, roots_of
@@ -25,12 +28,14 @@ from sightline.indexing.indexer import Corpus, Indexer
 from sightline.indexing.plan import plan_removal
 from sightline.indexing.reading import JsonlFields
 from sightline.indexing.reconcile import is_within
+from sightline.indexing.rows import add_rows, delete_rows, find_rows, get_rows, make_rows
 from sightline.inspection import Inspection
+from sightline.metadata import ROW_ROOT, known_id
 from sightline.protocols import Embedder, InstructionLike, Store
-from sightline.searching import search
+from sightline.searching import asearch, nearest, search
 from sightline.stores import open_store
 from sightline.stores.checks import collection_not_found, not_ours
-from sightline.types import Document, Filter, FloatArray, Hit, IndexSummary, OnIndexProgress, Role
+from sightline.types import Document, Filter, FloatArray, Hit, IndexSummary, Metadata, OnIndexProgress, Role, Row
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -147,29 +152,38 @@ def open_collection(
     url: str,
     *,
     model: str | Path | Embedder | None = None,
+    create: bool = False,
+    dimensions: int | None = None,
     trust: bool = False,
     device: str | None = None,
     dtype: str | None = None,
 ) -> Collection:
-    """Open an existing collection for searching.
+    """Open a collection for searching, and for adding rows.
 
     Args:
         url: Store URL.
         model: Stands in for the model that the contract names; it must see as that one. Needed where there is no contract.
+        create: Make the collection where there is none, of `model` or DEFAULT_MODEL.
+        dimensions: Length of its vectors, for a new one; an existing one must have it.
         trust: Fetch the model that the contract names, whatever it is.
         device: Where a model that is given by name runs; None chooses.
         dtype: Number format of such a model; None chooses.
 
     Raises:
         CollectionNotFound: Nothing was indexed there.
-        ContractMismatch: `model` sees differently.
+        ContractMismatch: `model` sees differently, or the collection has other dimensions.
         UntrustedModel: The contract names a model that would have to be fetched, and nobody allowed it.
         ModelError: The model can't be found or used.
     """
     with ExitStack() as resources:
         store = _opened_store(url, resources)
         if not store.exists():
-            raise collection_not_found(url)
+            if not create:
+                raise collection_not_found(url)
+            embedder = _embedder(model, resources, dimensions=dimensions, device=device, dtype=dtype)
+            insisted = _insisted_dimensions(embedder, dimensions, given=embedder is model)
+            _create(store, embedder, default_settings(embedder), insisted)
+            store.release()
         data = store.read_contract()
         contract = None if data is None else Contract.from_json(data)
         if contract is None and model is None:
@@ -185,13 +199,17 @@ def open_collection(
             )  # fmt: skip
             reading = reading_defaults(embedder, store.dimensions())
         else:
-            verify(contract, embedder, url)
+            verify(contract, embedder, url, dimensions=dimensions)
             reading = contract.reading
         return Collection(store, embedder, contract, reading, resources.pop_all())
 
 
 class Collection:
-    """An open collection; `open_collection` makes it. A context manager: leaving it lets store and model go."""
+    """An open collection; `open_collection` makes it. A context manager: leaving it lets store and model go.
+
+    Rows are texts that a program adds one by one, each whole and under its own id. Runs of `index` leave them alone. For each
+    change the collection is held as by a run, and let go again.
+    """
 
     def __init__(
         self, store: Store, embedder: Embedder, contract: Contract | None, reading: ReadingDefaults, resources: ExitStack
@@ -201,6 +219,17 @@ class Collection:
         self._contract = contract
         self._reading = reading
         self._resources = resources
+        self._changing = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Store URL."""
+        return self._store.url
+
+    @property
+    def embedder(self) -> Embedder:
+        """Who embeds for it: with the collection's own dimensions and instruction only through its methods."""
+        return self._embedder
 
     @property
     def contract(self) -> Contract | None:
@@ -220,6 +249,66 @@ class Collection:
         """
         return search(self._store, self._embedder, self._reading, text, k=k, instruction=instruction, filter=filter)
 
+    async def asearch(
+        self, text: str, *, k: int = 10, instruction: InstructionLike = None, filter: Filter | None = None
+    ) -> list[Hit]:
+        """As `search`; the event loop stays free, and questions that are asked at once share a batch."""
+        return await asearch(self._store, self._embedder, self._reading, text, k=k, instruction=instruction, filter=filter)
+
+    def search_by_vector(self, vector: Sequence[float] | FloatArray, *, k: int = 10, filter: Filter | None = None) -> list[Hit]:
+        """The `k` chunks nearest to a vector of the collection's dimensions, best first."""
+        return nearest(self._store, np.asarray(vector, dtype=np.float32), k=k, filter=filter)
+
+    def add(
+        self,
+        texts: Iterable[str],
+        *,
+        ids: Iterable[str | None] | None = None,
+        metadatas: Iterable[Metadata | None] | None = None,
+        vectors: Sequence[Sequence[float]] | FloatArray | None = None,
+        embedded_texts: Iterable[str] | None = None,
+    ) -> list[str]:
+        """Write rows, each in the place of one with its id; a text whose vector is there already isn't embedded again.
+
+        Args:
+            texts: What is read, each whole: nothing is cut, so what the model can't read is truncated and counted.
+            ids: The caller's own; None makes new ones.
+            metadatas: One for each text.
+            vectors: `(n, dimensions)`, if the caller has them; a sample is compared with the collection's embedder.
+            embedded_texts: What the vectors are of, where that isn't the text.
+
+        Returns:
+            The ids, in the texts' order.
+
+        Raises:
+            UsageError: What no store could keep; nothing was written then.
+            ContractMismatch: The vectors aren't the embedder's, or the collection was rebuilt since it was opened.
+            StoreLocked: Another writer is at it.
+        """
+        points = make_rows(texts, ids=ids, metadatas=metadatas, embedded_texts=embedded_texts)
+        given = None if vectors is None else np.asarray(vectors, dtype=np.float32)
+        if points:
+            with self._as_writer() as contract:
+                add_rows(self._store, self._embedder, points, dimensions=contract.vectors.dimensions, vectors=given)
+        return [known_id(point.id, point.source) for point in points]
+
+    def get(self, ids: Sequence[str]) -> list[Row]:
+        """Rows by their ids, and chunks by the ids that hits have, in the order asked; what isn't there is left out."""
+        return get_rows(self._store, ids)
+
+    def find(self, filter: Filter | None = None) -> Iterator[Row]:
+        """All rows and chunks whose metadata meets the filter."""
+        return find_rows(self._store, filter)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete rows; what isn't there is fine.
+
+        Raises:
+            UsageError: One is a chunk of a document, which goes as a whole (`remove`); nothing was deleted then.
+        """
+        with self._as_writer():
+            delete_rows(self._store, ids)
+
     def count(self) -> int:
         """How many chunks the collection holds."""
         return self._store.count()
@@ -227,6 +316,23 @@ class Collection:
     def close(self) -> None:
         """Close the store, and the model unless the caller gave it. Closing twice is fine."""
         self._resources.close()
+
+    @contextmanager
+    def _as_writer(self) -> Iterator[Contract]:
+        """The right to write for one change; the collection must still be the one that was opened."""
+        with self._changing:
+            if self._contract is None:
+                raise not_ours(self.url)
+            self._store.acquire()
+            try:
+                now = _known_contract(self._store)
+                if now is None:
+                    raise collection_not_found(self.url)
+                if now.vectors != self._contract.vectors:
+                    raise ContractMismatch(f"{self.url} was rebuilt with other vectors since it was opened. Open it again.")
+                yield now
+            finally:
+                self._store.release()
 
     def __enter__(self) -> Self:
         return self
@@ -321,8 +427,8 @@ def _found(
 
 
 def _root_name(root: str) -> str:
-    if not root or "/" in root or not root.isprintable():
-        raise UsageError(f"root={root!r} is no root's name: it is one text without '/', e.g. 'tickets'.")
+    if not root or "/" in root or not root.isprintable() or root == ROW_ROOT:
+        raise UsageError(f"root={root!r} is no root's name: it is one text without '/', e.g. 'tickets', and not {ROW_ROOT!r}.")
     return root
 
 
@@ -360,7 +466,7 @@ def _embedder(
     deterministic: bool = False,
     trust: bool = False,
 ) -> Embedder:
-    """The caller's embedder, or an engine that `resources` closes: the named one, the contract's, or the default."""
+    """The caller's embedder, or one that `resources` closes: of the named model, the contract's, or the default."""
     if model is not None and not isinstance(model, (str, Path)):
         if device is not None or dtype is not None:
             raise UsageError("device and dtype are for a model that is given by name; this embedder was made with its own.")
@@ -369,15 +475,15 @@ def _embedder(
     if model is None and known is not None and not trust:
         _check_trust(name, revision)
     try:
-        engine = EmbeddingEngine(
+        embedder = open_embedder(
             name, revision=revision, dimensions=dimensions, device=device, dtype=dtype, deterministic=deterministic
         )
     except ModelNotFound as error:
         if model is None and known is not None:
             raise ModelNotFound(f"{error} The collection names this model; a copy of it may stand in: --model FOLDER") from error
         raise
-    resources.callback(engine.close)
-    return engine
+    resources.callback(embedder.close)
+    return embedder
 
 
 def _reference(model: str | Path | None, known: Contract | None) -> tuple[str, str | None]:

@@ -176,12 +176,18 @@ def embed_with_prompt(embedder: Embedder, queries: Sequence[str], prompt: str | 
 
     An embedder that knows the prompt by a name applies it itself, because only it can leave a prompt out of the pooling.
     """
+    texts, instruction = behind_prompt(embedder, queries, prompt)
+    return embedder.embed_queries(texts, instruction=instruction, dimensions=dimensions)
+
+
+def behind_prompt(embedder: Embedder, queries: Sequence[str], prompt: str | None) -> tuple[list[str], str | None]:
+    """What to embed, and with which instruction, so that the queries stand behind the literal `prompt`."""
     if prompt is None or prompt == embedder.identity().query_prompt:
-        return embedder.embed_queries(queries, dimensions=dimensions)
+        return list(queries), None
     name = next((name for name, known in embedder.instructions.items() if known == prompt), None)
     if name is not None:
-        return embedder.embed_queries(queries, instruction=name, dimensions=dimensions)
-    return embedder.embed_queries([prompt + query for query in queries], instruction="", dimensions=dimensions)
+        return list(queries), name
+    return [prompt + query for query in queries], ""
 
 
 def verify(contract: Contract, embedder: Embedder, url: str, *, dimensions: int | None = None) -> None:

@@ -10,8 +10,9 @@ from sightline.errors import UsageError
 from sightline.types import Metadata
 
 RESERVED_PREFIX = "sightline_"
-# No root has an empty name, so no run over files or documents ever takes a row for one of its own.
-ROW_PREFIX = "/"
+# The root of rows that were added one by one. No run may have it, so none ever takes a row for one of its documents.
+ROW_ROOT = "sightline:rows"
+ROW_PREFIX = f"{ROW_ROOT}/"
 _INT64 = range(-(2**63), 2**63)
 _ALLOWED = "str, int (64 bits), finite float, bool, None, and lists and dicts (with str keys) of them"
 
@@ -36,6 +37,11 @@ def visible_source(source: str, metadata: Metadata) -> str:
     """What people and filters know a point by: its document, or what a row that was added says of itself."""
     own = metadata.get("source")
     return own if source.startswith(ROW_PREFIX) and isinstance(own, str) else source
+
+
+def known_id(point_id: str, source: str) -> str:
+    """What a reader knows a point by: a row has its caller's id, any other the point's."""
+    return source.removeprefix(ROW_PREFIX) if source.startswith(ROW_PREFIX) else point_id
 
 
 def check_text(text: str, source: str, what: str) -> str:

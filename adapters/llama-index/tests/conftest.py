@@ -34,3 +34,11 @@ def qwen3(qwen3_folder: Path) -> Iterator[EmbeddingEngine]:
     """That Qwen3 by itself, in float32."""
     with EmbeddingEngine(qwen3_folder, **EXACT) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def prefixing_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny RoBERTa that stores a prompt for queries and one for documents."""
+    from model_factory import build
+
+    return build("roberta", tmp_path_factory.mktemp("roberta"))

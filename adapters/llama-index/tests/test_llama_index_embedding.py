@@ -136,6 +136,13 @@ class TestInstructions:
         assert same(one.get_text_embedding_batch(TEXTS), expected)
         assert same(one.get_query_embedding(TEXTS[0]), qwen3.embed_queries(TEXTS[:1])[0])
 
+    def test_a_stored_document_prompt_is_kept(self, prefixing_folder: Path) -> None:
+        """HuggingFaceEmbedding replaces it by none as well; an empty text instruction does as it did."""
+        with EmbeddingEngine(prefixing_folder, **EXACT) as engine:
+            one, bare = (SightlineEmbedding(str(prefixing_folder), **EXACT, **said) for said in ({}, {"text_instruction": ""}))
+            assert same(one.get_text_embedding("a lamp"), engine.embed_documents(["passage: a lamp"], instruction="")[0])
+            assert same(bare.get_text_embedding("a lamp"), engine.embed_documents(["a lamp"], instruction="")[0])
+
     def test_an_empty_instruction_is_none(self, looking: Callable[..., SightlineEmbedding], qwen3: EmbeddingEngine) -> None:
         """Which is how the model's own is turned off."""
         vector = looking(query_instruction="").get_query_embedding(TEXTS[0])

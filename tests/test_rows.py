@@ -224,8 +224,9 @@ def test_async_searches_share_batches(make_model: Callable[..., Path], tmp_path:
         assert collection.embedder.stats().batches - before < 32
         blocking = [collection.search(f"question {number}", k=2) for number in range(32)]
         assert [ids(hits) for hits in found] == [ids(hits) for hits in blocking]
-        vector = collection.embedder.embed_queries(["question 3"])[0]
+        vector = collection.embed_query("question 3")
         assert ids(collection.search_by_vector(vector.tolist(), k=2)) == ids(found[3])
+        np.testing.assert_allclose(asyncio.run(collection.aembed_query("question 3")), vector, atol=1e-6)
 
 
 def test_a_collection_that_is_made_must_fit_what_is_asked(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from sightline.indexing.rows import add_rows, delete_rows, find_rows, get_rows, 
 from sightline.inspection import Inspection
 from sightline.metadata import ROW_ROOT, known_id
 from sightline.protocols import Embedder, InstructionLike, Store
-from sightline.searching import asearch, nearest, search
+from sightline.searching import aquery_vector, asearch, nearest, query_vector, search
 from sightline.stores import open_store
 from sightline.stores.checks import collection_not_found, not_ours
 from sightline.types import Document, Filter, FloatArray, Hit, IndexSummary, Metadata, OnIndexProgress, Role, Row
@@ -254,6 +254,14 @@ class Collection:
     ) -> list[Hit]:
         """As `search`; the event loop stays free, and questions that are asked at once share a batch."""
         return await asearch(self._store, self._embedder, self._reading, text, k=k, instruction=instruction, filter=filter)
+
+    def embed_query(self, text: str, *, instruction: InstructionLike = None) -> FloatArray:
+        """The vector that a question is searched by: float32 `(dimensions,)`."""
+        return query_vector(self._embedder, self._reading, text, instruction)
+
+    async def aembed_query(self, text: str, *, instruction: InstructionLike = None) -> FloatArray:
+        """As `embed_query`; the event loop stays free."""
+        return await aquery_vector(self._embedder, self._reading, text, instruction)
 
     def search_by_vector(self, vector: Sequence[float] | FloatArray, *, k: int = 10, filter: Filter | None = None) -> list[Hit]:
         """The `k` chunks nearest to a vector of the collection's dimensions, best first."""

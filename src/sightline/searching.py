@@ -34,9 +34,7 @@ def search(
         filter: What the hits' metadata must hold.
     """
     check_k(k)
-    texts, looking = _looking(embedder, reading, text, instruction)
-    vectors = embedder.embed_queries(texts, instruction=looking, dimensions=reading.dimensions)
-    return nearest(store, vectors[0], k=k, filter=filter)
+    return nearest(store, query_vector(embedder, reading, text, instruction), k=k, filter=filter)
 
 
 async def asearch(
@@ -51,16 +49,31 @@ async def asearch(
 ) -> list[Hit]:
     """As `search`; the event loop stays free, and questions that are asked at once share a batch."""
     check_k(k)
-    # Telling how to look may read the model's files.
-    texts, looking = await asyncio.to_thread(_looking, embedder, reading, text, instruction)
-    vectors = await embedder.aembed_queries(texts, instruction=looking, dimensions=reading.dimensions)
-    return await asyncio.to_thread(nearest, store, vectors[0], k=k, filter=filter)
+    vector = await aquery_vector(embedder, reading, text, instruction)
+    return await asyncio.to_thread(nearest, store, vector, k=k, filter=filter)
 
 
 def nearest(store: Store, vector: FloatArray, *, k: int, filter: Filter | None = None) -> list[Hit]:
     """The `k` chunks nearest to a vector; rows that were added have their callers' ids."""
     check_k(k)
     return [replace(hit, id=known_id(hit.id, hit.source)) for hit in store.search(vector, limit=k, filter=filter)]
+
+
+def query_vector(embedder: Embedder, reading: ReadingDefaults, text: str, instruction: InstructionLike = None) -> FloatArray:
+    """The vector of a question as the collection is read: float32 `(dimensions,)`."""
+    texts, looking = _looking(embedder, reading, text, instruction)
+    row: FloatArray = embedder.embed_queries(texts, instruction=looking, dimensions=reading.dimensions)[0]
+    return row
+
+
+async def aquery_vector(
+    embedder: Embedder, reading: ReadingDefaults, text: str, instruction: InstructionLike = None
+) -> FloatArray:
+    """As `query_vector`; the event loop stays free."""
+    # Telling how to look may read the model's files.
+    texts, looking = await asyncio.to_thread(_looking, embedder, reading, text, instruction)
+    row: FloatArray = (await embedder.aembed_queries(texts, instruction=looking, dimensions=reading.dimensions))[0]
+    return row
 
 
 def check_k(k: int) -> None:

@@ -126,12 +126,10 @@ class EdgeStore:
             self._directory.acquire()
 
     def release(self) -> None:
-        """Let the next writer in, and whoever waits for the shard."""
+        """Let the next writer in; the shard stays open until somebody else wants it."""
         self._check_open()
         if self._parent is None:
-            with self._guard:
-                self._put_away()
-                self._directory.release()
+            self._directory.release()
 
     def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
         """Make the collection in an empty or new directory, or the staging one.

@@ -311,8 +311,9 @@ def test_it_is_written_only_after_it_was_adopted(
         sightline.index([notes], into=place.url, model=embedder)
     sightline.adopt(place.url, model=embedder)
     assert sightline.index([notes], into=place.url, model=embedder).documents == 3
+    found = sightline.inspect(place.url)
+    assert (found.points, found.foreign_points, found.documents) == (6, 3, 3)
     with sightline.open_collection(place.url, model=embedder) as collection:
-        assert collection.count() == 6
         assert [hit.text for hit in collection.search(QUESTION, k=2)] == [NOTES[ANSWER]] * 2
     with place.client() as client:
         assert framework.ask(client).source == ANSWER

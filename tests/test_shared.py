@@ -39,6 +39,12 @@ def test_a_second_embedder_of_a_model_loads_nothing(qwen3: Path) -> None:
         assert loaded_threads() == before + 1
 
 
+def test_a_default_that_is_said_is_no_other_engine(qwen3: Path) -> None:
+    """Some callers name every setting."""
+    with open_embedder(qwen3) as one, open_embedder(qwen3, deterministic=False, clean=[], device=None) as other:
+        assert one.engine is other.engine
+
+
 def test_how_a_model_runs_makes_another_engine(qwen3: Path) -> None:
     """A bfloat16 model can't stand in for a float32 one."""
     with open_embedder(qwen3, dtype="float32") as one, open_embedder(qwen3, dtype="bfloat16") as other:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sightline.contract import Contract, Mark
+from sightline.errors import StoreError
 from sightline.protocols import Store
 
 _SAMPLE = 1000
@@ -79,7 +80,7 @@ def inspect(store: Store) -> Inspection:
         unfinished_documents=len(sources) - len(whole),
         roots=dict(sorted(Counter(source.split("/", 1)[0] for source in whole).items())),
         unfinished_roots=tuple(sorted(mark.unfinished)),
-        being_rebuilt=contract is not None and store.staging().exists(),
+        being_rebuilt=contract is not None and _is_being_rebuilt(store),
         disk_bytes=store.disk_bytes(),
         norms=_norms(store),
         last_run=mark.last_run,
@@ -89,6 +90,13 @@ def inspect(store: Store) -> Inspection:
 def _shown(data: Mapping[str, Any]) -> dict[str, Any]:
     Contract.from_json(data)  # a damaged or newer one is an error here, too
     return {key: value for key, value in data.items() if key != "probes"}
+
+
+def _is_being_rebuilt(store: Store) -> bool:
+    try:
+        return store.staging().exists()
+    except StoreError:  # one that another program made may have a name that no rebuild could take over
+        return False
 
 
 def _norms(store: Store) -> Norms | None:

@@ -99,9 +99,17 @@ class SightlineVectorStore(VectorStore):
         metadatas: Iterable[dict[str, Any]] | None = None,
         *,
         ids: Iterable[str | None] | None = None,
+        batch_size: int | None = None,
         **kwargs: Any,
     ) -> list[str]:
         """Write texts, each in the place of one with its id; gives the ids.
+
+        Args:
+            texts: Each is written whole.
+            metadatas: One for each text.
+            ids: One for each text; None makes new ones.
+            batch_size: LangChain's `index` says how many texts it hands over; the engine packs them by tokens, and each
+                database gets them in the sizes that it likes.
 
         Raises:
             UsageError: An id that comes twice, or metadata that no store could keep; nothing was written then.

@@ -6,6 +6,7 @@ and what all of them ask for at the same time shares batches.
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import weakref
@@ -36,6 +37,7 @@ from sightline.types import (
 
 _engines: weakref.WeakValueDictionary[Any, EmbeddingEngine] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
+_DEFAULTS = {name: one.default for name, one in inspect.signature(EmbeddingEngine.__init__).parameters.items()}
 
 
 class RunSettings(TypedDict, total=False):
@@ -182,8 +184,10 @@ class SharedEmbedder(BaseEmbedder):
 def _shared_engine(model: str | Path, settings: RunSettings) -> EmbeddingEngine:
     folder = Path(model).expanduser()
     name = str(folder.resolve()) if folder.is_dir() else str(model)
-    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-    key = (name, tuple((key, tuple(value) if isinstance(value, list) else value) for key, value in sorted(given.items())))
+    # What is said and what goes without saying are the same engine.
+    frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    given: dict[str, Any] = {key: value for key, value in frozen.items() if value is not None and value != _DEFAULTS.get(key)}
+    key = (name, *sorted(given.items()))
     with _lock:
         engine = _engines.get(key)
         if engine is None:

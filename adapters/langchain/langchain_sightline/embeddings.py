@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.embeddings import Embeddings
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -112,6 +112,15 @@ class SightlineEmbeddings(BaseModel, Embeddings):
     async def aembed_query(self, text: str) -> list[float]:
         """As `embed_query`; the event loop stays free, and questions that are asked at once share a batch."""
         return _lists(await self.embedder.aembed_queries([text]))[0]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """The same once more; settings don't change, because the model that is open has them."""
+        if update:
+            raise UsageError("SightlineEmbeddings aren't changed. Make new ones: all of the same model in a process share it.")
+        return super().model_copy()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_copy()
 
     def __getstate__(self) -> dict[Any, Any]:
         if self._is_given:

@@ -8,7 +8,7 @@ from typing import Any, Self
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr
 from sightline import Collection, Instruction, open_collection
 from sightline.types import Filter, Hit
 
@@ -39,15 +39,17 @@ class SightlineRetriever(BaseRetriever):
         UntrustedModel: The collection names a model that would have to be fetched, and nobody allowed it.
     """
 
-    url: str
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    url: str = Field(frozen=True)
     k: int = Field(default=4, ge=1)
     filter: Filter | None = None
     instruction: str | Instruction | None = None
     with_score: bool = False
-    embeddings: SightlineEmbeddings | None = Field(default=None, exclude=True)
-    trust: bool = False
-    device: str | None = None
-    dtype: str | None = None
+    embeddings: SightlineEmbeddings | None = Field(default=None, exclude=True, frozen=True)
+    trust: bool = Field(default=False, frozen=True)
+    device: str | None = Field(default=None, frozen=True)
+    dtype: str | None = Field(default=None, frozen=True)
 
     _collection: Collection = PrivateAttr()
 
@@ -75,14 +77,22 @@ class SightlineRetriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None, filter: Filter | None = None
     ) -> list[Document]:
-        hits = self._collection.search(query, k=k or self.k, instruction=self.instruction, filter=filter or self.filter)
+        hits = self._collection.search(query, **self._asked(k, filter))
         return [self._document(hit) for hit in hits]
 
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, filter: Filter | None = None
     ) -> list[Document]:
-        hits = await self._collection.asearch(query, k=k or self.k, instruction=self.instruction, filter=filter or self.filter)
+        hits = await self._collection.asearch(query, **self._asked(k, filter))
         return [self._document(hit) for hit in hits]
+
+    def _asked(self, k: int | None, filter: Filter | None) -> dict[str, Any]:
+        """What one question is asked with: its own words before the retriever's; an empty filter is none."""
+        return {
+            "k": self.k if k is None else k,
+            "filter": self.filter if filter is None else filter,
+            "instruction": self.instruction,
+        }
 
     def _document(self, hit: Hit) -> Document:
         document = document_of(hit)

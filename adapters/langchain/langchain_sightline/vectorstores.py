@@ -20,6 +20,13 @@ from sightline.types import Filter, FloatArray, Hit
 from langchain_sightline.documents import document_of
 from langchain_sightline.embeddings import SightlineEmbeddings
 
+# Words of other stores -> what to write.
+_INSTEAD = {
+    "score_threshold": "Write similarity_search_with_relevance_scores(..., score_threshold=...), or as_retriever("
+    'search_type="similarity_score_threshold", search_kwargs={"score_threshold": ...}).',
+    "where": 'Write filter={"lang": "de"}.',
+}
+
 
 class SightlineVectorStore(VectorStore):
     """A collection of Sightline, at any store URL: reads what `sightline index` wrote, and takes documents.
@@ -54,12 +61,13 @@ class SightlineVectorStore(VectorStore):
     ) -> None:
         if embedding is None:
             self._collection = open_collection(url, trust=trust, device=device, dtype=dtype)
+            embedding = _embeddings_of(self._collection, device=device, dtype=dtype)
         else:
             embedder = _checked(embedding).embedder
             self._collection = open_collection(
                 url, model=embedder, create=True, dimensions=embedder.dimensions, trust=trust, device=device, dtype=dtype
             )
-        self._embedding = embedding
+        self._embedding: Embeddings = embedding
 
     @classmethod
     def from_texts(
@@ -83,6 +91,16 @@ class SightlineVectorStore(VectorStore):
             raise
         return store
 
+    @classmethod
+    def from_documents(cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any) -> Self:
+        """A store with these documents; LangChain's own would find nothing left in a generator."""
+        return super().from_documents(list(documents), embedding, **kwargs)
+
+    @classmethod
+    async def afrom_documents(cls, documents: Iterable[Document], embedding: Embeddings, **kwargs: Any) -> Self:
+        """As `from_documents`, in another thread."""
+        return await super().afrom_documents(list(documents), embedding, **kwargs)
+
     @property
     def collection(self) -> Collection:
         """The open collection."""
@@ -90,8 +108,8 @@ class SightlineVectorStore(VectorStore):
 
     @property
     def embeddings(self) -> Embeddings:
-        """What embeds for the collection: what was given, or embeddings around the collection's own model."""
-        return self._embedding or SightlineEmbeddings(embedder=self._collection.embedder)
+        """What was given, or embeddings as the collection's contract says."""
+        return self._embedding
 
     def add_texts(
         self,
@@ -161,13 +179,19 @@ class SightlineVectorStore(VectorStore):
         """As `get_by_ids`, in another thread."""
         return await asyncio.to_thread(self.get_by_ids, ids)
 
-    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+    def similarity_search(
+        self, query: str, k: int = 4, filter: Filter | None = None, instruction: InstructionLike = None, **kwargs: Any
+    ) -> list[Document]:
         """The `k` documents nearest to a question, best first; `filter` and `instruction` as for the scores."""
-        return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
+        scored = self.similarity_search_with_score(query, k, filter, instruction, **kwargs)
+        return [document for document, _ in scored]
 
-    async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+    async def asimilarity_search(
+        self, query: str, k: int = 4, filter: Filter | None = None, instruction: InstructionLike = None, **kwargs: Any
+    ) -> list[Document]:
         """As `similarity_search`; the event loop stays free."""
-        return [document for document, _ in await self.asimilarity_search_with_score(query, k, **kwargs)]
+        scored = await self.asimilarity_search_with_score(query, k, filter, instruction, **kwargs)
+        return [document for document, _ in scored]
 
     def similarity_search_with_score(
         self, query: str, k: int = 4, filter: Filter | None = None, instruction: InstructionLike = None, **kwargs: Any
@@ -287,6 +311,22 @@ def _relevance(score: float) -> float:
     return min(1.0, max(0.0, score))
 
 
+def _embeddings_of(collection: Collection, *, device: str | None, dtype: str | None) -> SightlineEmbeddings:
+    """What sees as the contract says, with the model that the collection has open."""
+    contract = collection.contract
+    if contract is None:  # open_collection asks for a model then
+        raise UsageError(f"{collection.url} has no contract. Say which model it is of: embedding=SightlineEmbeddings(...).")
+    return SightlineEmbeddings(
+        contract.reading.model,
+        revision=contract.reading.revision,
+        dimensions=contract.vectors.dimensions,
+        encode_kwargs={"prompt": contract.vectors.document_prompt},
+        query_encode_kwargs={"prompt": contract.reading.query_prompt},
+        device=device,
+        dtype=dtype,
+    )
+
+
 def _checked(embedding: Embeddings) -> SightlineEmbeddings:
     if not isinstance(embedding, SightlineEmbeddings):
         raise UsageError(
@@ -304,7 +344,8 @@ def _check_search(method: str, filter: Filter | None, arguments: Mapping[str, An
 
 def _refuse(method: str, arguments: Mapping[str, Any]) -> None:
     if arguments:
-        raise UsageError(f"SightlineVectorStore.{method} doesn't take {next(iter(arguments))!r}. Leave it out.")
+        name = next(iter(arguments))
+        raise UsageError(f"SightlineVectorStore.{method} doesn't take {name!r}. {_INSTEAD.get(name, 'Leave it out.')}")
 
 
 def _scored(hits: Iterable[Hit]) -> list[tuple[Document, float]]:

@@ -46,6 +46,7 @@ __all__ = [
     "embed",
     "index",
     "inspect",
+    "is_trusted",
     "open_collection",
     "remove",
 ]
@@ -419,6 +420,12 @@ def embed(
         return calls[Role(role)](texts, instruction=instruction, dimensions=dimensions)
 
 
+def is_trusted(model: str, revision: str | None = None) -> bool:
+    """Whether a model that a collection names may be used: it is on this machine, or somebody here allowed it."""
+    allowed = [*_TRUSTED_MODELS, *filter(None, map(str.strip, os.environ.get(TRUSTED_MODELS_VARIABLE, "").split(",")))]
+    return any(fnmatch.fnmatchcase(model, pattern) for pattern in allowed) or is_local(model, revision)
+
+
 def _found(
     paths: Sequence[str | Path],
     roots: Mapping[str, str | Path] | None,
@@ -507,8 +514,7 @@ def _reference(model: str | Path | None, known: Contract | None) -> tuple[str, s
 
 def _check_trust(name: str, revision: str | None) -> None:
     """A collection may come from anywhere: what it names is not fetched unless somebody here allowed it."""
-    allowed = [*_TRUSTED_MODELS, *filter(None, map(str.strip, os.environ.get(TRUSTED_MODELS_VARIABLE, "").split(",")))]
-    if any(fnmatch.fnmatchcase(name, pattern) for pattern in allowed) or is_local(name, revision):
+    if is_trusted(name, revision):
         return
     raise UntrustedModel(
         f"The collection names the model {name!r}, which isn't on this machine. To fetch it from the hub, say --trust, name it "

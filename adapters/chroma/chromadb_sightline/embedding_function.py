@@ -13,8 +13,7 @@ from chromadb import Documents, EmbeddingFunction, Embeddings
 from chromadb.api.types import Space
 from chromadb.utils.embedding_functions import register_embedding_function
 from sightline import open_embedder
-from sightline.api import DEFAULT_MODEL
-from sightline.embedding.models import is_local
+from sightline.api import DEFAULT_MODEL, TRUSTED_MODELS_VARIABLE, is_trusted
 from sightline.errors import ContractMismatch, UntrustedModel, UsageError
 from sightline.protocols import Embedder
 from sightline.types import FloatArray
@@ -183,12 +182,13 @@ def refuse_other_sight(theirs: Mapping[str, Any], ours: Mapping[str, Any], colle
 
 @lru_cache(maxsize=_REBUILT_MODELS)
 def _rebuilt(config_json: str) -> Embedder:
-    """The embedder of a collection's configuration, which may come from anywhere: nothing is fetched for it."""
+    """The embedder of a collection's configuration, which may come from anywhere: only what is trusted is fetched for it."""
     config = json.loads(config_json)
-    if not is_local(config["model"], config["revision"]):
+    if not is_trusted(config["model"], config["revision"]):
         raise UntrustedModel(
-            f"The collection names the model {config['model']!r}, which isn't on this machine. To fetch it from the hub, name it "
-            f"yourself: get_collection(NAME, embedding_function=SightlineEmbeddingFunction({config['model']!r}, ...))"
+            f"The collection names the model {config['model']!r}, which isn't on this machine. To fetch it from the hub, list it in "
+            f"the environment variable {TRUSTED_MODELS_VARIABLE}, or name it yourself: "
+            f"get_collection(NAME, embedding_function=SightlineEmbeddingFunction({config['model']!r}, ...))"
         )
     asked = ("dimensions", "query_instruction", "document_instruction", "instructions", "instruction_template")
     revision = {} if config["revision"] is None else {"revision": config["revision"]}

@@ -186,7 +186,7 @@ def _rebuilt(config_json: str) -> Embedder:
     config = json.loads(config_json)
     if not is_trusted(config["model"], config["revision"]):
         raise UntrustedModel(
-            f"The collection names the model {config['model']!r}, which isn't on this machine. To fetch it from the hub, list it in "
+            f"The collection names the model {config['model']!r}, which isn't on this machine. To fetch it, list it in "
             f"the environment variable {TRUSTED_MODELS_VARIABLE}, or name it yourself: "
             f"get_collection(NAME, embedding_function=SightlineEmbeddingFunction({config['model']!r}, ...))"
         )

@@ -63,9 +63,17 @@ class Prompts:
     names: dict[str, str] = field(default_factory=dict)
     literals: dict[str, str] = field(default_factory=dict)
 
+    def literal(self, role: str) -> dict[str, str] | None:
+        """The literal prompt of a role in the words of `encode`; None where there is none."""
+        return {"prompt": self.literals[role]} if role in self.literals else None
 
-def translated(given: Mapping[str, Any]) -> tuple[dict[str, Any], Prompts]:
+
+def translated(given: Mapping[str, Any], *, queries_told: bool = False) -> tuple[dict[str, Any], Prompts]:
     """Our own settings among `given`, those of HuggingFaceEmbeddings in our words, and the prompts that they name.
+
+    Args:
+        given: What its user wrote.
+        queries_told: Whether something else says already what queries look with.
 
     Raises:
         UsageError: A name or value without a meaning here; says what to write instead.
@@ -75,15 +83,19 @@ def translated(given: Mapping[str, Any]) -> tuple[dict[str, Any], Prompts]:
     rest = dict(given)
     _put(settings, _of_model(rest.pop("model_kwargs", None) or {}), "model_kwargs")
     documents, queries = rest.pop("encode_kwargs", None) or {}, rest.pop("query_encode_kwargs", None) or {}
-    _check_ambiguous(documents, queries)
+    if not queries_told:
+        _check_ambiguous(documents, queries)
     for role, which, words in (("document", "encode_kwargs", documents), ("query", "query_encode_kwargs", queries)):
         _put(settings, _of_encode(words, which), which)
         _note_prompt(prompts, role, which, words)
+    _put(settings, rest.pop("settings", None) or {}, "settings")
     for name, value in rest.items():
         if name in _INSTEAD:
             _check_already_so(name, value, name)
         elif value is not None:
             _put(settings, {name: value}, name)
+    if "device" in settings:
+        settings["device"] = _device(settings["device"])
     return settings, prompts
 
 
@@ -122,6 +134,13 @@ def _of_encode(words: Mapping[str, Any], which: str) -> dict[str, Any]:
         elif name not in _PROMPT_WORDS:
             _check_already_so(name, value, which)
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def _device(value: Any) -> str:
+    """The name of a device, also of a torch.device."""
+    if isinstance(value, (list, tuple)):
+        raise UsageError(f"device={value!r} are several. One runs the model: write device='cuda:0', and make one of each.")
+    return str(value)
 
 
 def _dtype(value: Any, which: str) -> str:

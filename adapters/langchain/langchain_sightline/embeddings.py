@@ -51,12 +51,13 @@ class SightlineEmbeddings(BaseModel, Embeddings):
     query_instruction: str | Instruction | None = None
     document_instruction: str | Instruction | None = None
     instructions: Mapping[str, str | Instruction] | None = None
+    encode_kwargs: Mapping[str, str] = Field(default_factory=dict)
+    query_encode_kwargs: Mapping[str, str] = Field(default_factory=dict)
     settings: Mapping[str, Any] = Field(default_factory=dict)
 
     _opened: Embedder = PrivateAttr()
     _is_given: bool = PrivateAttr(default=False)
     _process: int = PrivateAttr(default_factory=os.getpid)
-    _prompts: Prompts = PrivateAttr(default_factory=Prompts)
 
     def __init__(
         self,
@@ -69,7 +70,7 @@ class SightlineEmbeddings(BaseModel, Embeddings):
         embedder: Embedder | None = None,
         **settings: Any,
     ) -> None:
-        known, prompts = translated({"dimensions": dimensions, **settings})
+        known, prompts = translated({"dimensions": dimensions, **settings}, queries_told=query_instruction is not None)
         name = known.pop("model_name", None)
         if model is not None and name is not None:
             raise UsageError(f"model={model!r} and model_name={name!r} are the same argument. Give one of them.")
@@ -79,14 +80,15 @@ class SightlineEmbeddings(BaseModel, Embeddings):
             "query_instruction": _either("query", query_instruction, prompts),
             "document_instruction": _either("document", document_instruction, prompts),
             "instructions": instructions,
+            "encode_kwargs": prompts.literal("document"),
+            "query_encode_kwargs": prompts.literal("query"),
         }
         fields = {key: str(value) if isinstance(value, Path) else value for key, value in own.items() if value is not None}
         if embedder is not None:
-            _refuse_beside_embedder({**fields, **known, **prompts.literals})
+            _refuse_beside_embedder({**fields, **known})
             identity = embedder.identity()
             fields, known = {"model_name": identity.model, "dimensions": embedder.dimensions}, {}
         super().__init__(**fields, settings=known)
-        self._prompts = prompts
         self._is_given = embedder is not None
         self._opened = self._open() if embedder is None else embedder
 
@@ -146,12 +148,13 @@ class SightlineEmbeddings(BaseModel, Embeddings):
             instructions=self.instructions,
             **self.settings,
         )
-        literals = self._prompts.literals
-        if not literals:
+        if not self.encode_kwargs and not self.query_encode_kwargs:
             return own
         known = own.identity()  # what the other side has is a literal prompt now, too
-        query = literals.get("query", known.query_prompt)
-        document = literals.get("document", known.document_prompt)
+        query = self.query_encode_kwargs.get("prompt", known.query_prompt)
+        document = self.encode_kwargs.get("prompt", known.document_prompt)
+        if (query, document) == (known.query_prompt, known.document_prompt):
+            return own
         return open_embedder(
             self.model_name,
             dimensions=self.dimensions,

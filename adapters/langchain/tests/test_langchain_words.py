@@ -27,6 +27,8 @@ PAGES = [
     Document(page_content="The ferry leaves at nine.", metadata={"source": "ferry.md"}),
 ]
 
+TEXTS = [page.page_content for page in PAGES]
+
 
 def embeddings() -> SightlineEmbeddings:
     """Embeddings without weights, whose queries have a prompt."""
@@ -162,6 +164,49 @@ def test_a_copy_with_other_settings_is_refused() -> None:
     """It would say one thing and do another."""
     with pytest.raises(UsageError, match="Make new ones"):
         SightlineEmbeddings(MINILM, **EXACT).model_copy(update={"dimensions": 32})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"dimensions": 128, "query_instruction": "ask: ", "dtype": "float32"},
+        {"encode_kwargs": {"prompt": "page: "}, "query_encode_kwargs": {"prompt": "ask: "}, "model_kwargs": {"truncate_dim": 64}},
+        {"encode_kwargs": {"prompt": "page: "}, "query_instruction": ""},
+    ],
+)
+def test_what_is_written_down_says_everything(arguments: dict[str, Any]) -> None:
+    """Made again from their fields, embeddings see the same; a prompt is among the fields."""
+    one = SightlineEmbeddings(MINILM, **arguments)
+    again = SightlineEmbeddings(**one.model_dump())
+    assert again.model_dump() == one.model_dump()
+    assert again.embed_query("the lamp") == one.embed_query("the lamp")
+    assert again.embed_documents(TEXTS) == one.embed_documents(TEXTS)
+
+
+def test_a_prompt_for_documents_alone_is_clear_once_queries_have_theirs() -> None:
+    """langchain-huggingface would put it before both; where our word says what queries look with, nobody has to guess."""
+    embeddings = SightlineEmbeddings(MINILM, encode_kwargs={"prompt": "page: "}, query_instruction="ask: ", **EXACT)
+    bare = SightlineEmbeddings(MINILM, **EXACT)
+    np.testing.assert_allclose(embeddings.embed_query("lamp"), bare.embed_documents(["ask: lamp"])[0], atol=1e-6)
+    np.testing.assert_allclose(embeddings.embed_documents(["lamp"]), bare.embed_documents(["page: lamp"]), atol=1e-6)
+
+
+def test_a_prompt_that_is_the_models_own_leaves_its_template(qwen3_folder: Path) -> None:
+    """A task sentence is still put where the model wants it."""
+    own = SightlineEmbeddings(qwen3_folder, **EXACT)
+    prompt = own.embedder.identity().query_prompt
+    same = SightlineEmbeddings(qwen3_folder, query_encode_kwargs={"prompt": prompt}, **EXACT)
+    asked = {"texts": ["lamp"], "instruction": "Find the page"}
+    np.testing.assert_allclose(same.embedder.embed_queries(**asked), own.embedder.embed_queries(**asked), atol=1e-6)
+
+
+def test_a_device_may_be_torchs() -> None:
+    """As users of sentence-transformers write it; several at once are refused."""
+    import torch
+
+    assert SightlineEmbeddings(MINILM, model_kwargs={"device": torch.device("cpu")}).settings == {"device": "cpu"}
+    with pytest.raises(UsageError, match="are several"):
+        SightlineEmbeddings(MINILM, encode_kwargs={"device": ["cuda:0", "cuda:1"]})
 
 
 def test_embeddings_share_their_model_with_an_open_collection(tmp_path: Path) -> None:

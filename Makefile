@@ -59,7 +59,7 @@ $(BIN)/python:
 .venv/.quickstart: WHAT := -e '.[quickstart]'
 .venv/.dev: WHAT := -e '.[dev]' $(ADAPTERS:%=-e adapters/%)
 .venv/.dev-all: WHAT := -e '.[dev]' $(ALL_ADAPTERS:%=-e adapters/%)
-.venv/.bench: WHAT := -e '.[bench]'
+.venv/.bench: WHAT := -e '.[bench]' -e adapters/langchain -e adapters/llama-index
 .venv/.dev: $(ADAPTERS:%=adapters/%/pyproject.toml)
 .venv/.dev-all: $(ALL_ADAPTERS:%=adapters/%/pyproject.toml)
 .venv/.quickstart .venv/.dev .venv/.dev-all .venv/.bench: pyproject.toml constraints.txt .venv/.torch

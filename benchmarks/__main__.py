@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import embedding, growth, indexing, updates
+from benchmarks import embedding, growth, indexing, questions, updates
 from benchmarks.corpus import Corpus, prepare
 from benchmarks.measuring import circumstances
 
 _RESULTS = Path(__file__).parent / "results"
-_CASES = ("indexing", "embedding", "updates", "growth")
+_CASES = ("indexing", "embedding", "updates", "growth", "questions")
 
 
 def main() -> None:
@@ -40,6 +40,9 @@ def main() -> None:
         if "growth" in options.cases:
             facts["growth"], text = growth.measure(work, _say)
             print(f"\n## Growth\n\n{text}", flush=True)
+        if "questions" in options.cases:
+            facts["questions"], text = questions.measure(dtype, options.rounds, _say)
+            print(f"\n## Questions at once\n\n{text}", flush=True)
     _RESULTS.mkdir(exist_ok=True)
     path = _RESULTS / f"{time.strftime('%Y-%m-%d-%H%M%S', time.gmtime())}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n")

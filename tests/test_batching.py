@@ -91,6 +91,23 @@ def test_concurrent_callers_share_a_batch():
     assert {item.submission for item in queue.next(PACKED)} == {first, second}
 
 
+def test_what_waits_is_shared_out_among_streams():
+    """One batch of all would leave the other streams idle; a few tokens aren't worth dividing."""
+    queue = SubmissionQueue()
+    submit(queue, [10] * 60)
+    roomy = BatchPolicy(2000)
+    assert [len(queue.next(roomy, streams=2)) for _ in range(2)] == [30, 15]
+    assert len(queue.next(roomy, streams=2)) == 12, "LEAST_SHARE is 128 tokens"
+    assert len(queue.next(roomy, streams=2)) == 3
+
+
+def test_deterministic_packs_are_not_shared_out():
+    """Their rows depend on a text's own length."""
+    queue = SubmissionQueue()
+    submit(queue, [64] * 4)
+    assert len(queue.next(BatchPolicy(2000, deterministic=True), streams=2)) == 4
+
+
 def test_cancelled_call_is_not_computed():
     """Its items leave the queue."""
     queue = SubmissionQueue()

@@ -14,6 +14,7 @@ import sightline
 from sightline import Collection
 from sightline.contract import PROBE_COSINE
 from sightline.errors import ContractMismatch, DeletionRefused, StoreLocked, UsageError
+from sightline.metadata import ROW_PREFIX, shown_metadata
 from sightline.stores import memory, open_store
 from sightline.testing import HashEmbedder
 from sightline.types import Document, Hit
@@ -47,7 +48,7 @@ def test_what_was_added_is_found(collection: Collection) -> None:
     assert collection.add(iter(TEXTS), ids=iter(given), metadatas=iter(metadatas)) == given
     [hit] = collection.search("lamp tower", k=1)
     assert (hit.id, hit.text, hit.metadata) == (given[0], TEXTS[0], metadatas[0])
-    rows = collection.get([given[2], "missing", given[0], given[1]])
+    rows = collection.get(iter([given[2], "missing", given[0], given[1], given[0]]))
     assert [row.id for row in rows] == [given[2], given[0], given[1]]
     assert [row.metadata for row in rows] == [metadatas[2], metadatas[0], {}]
     np.testing.assert_allclose(rows[1].vector, collection.embedder.embed_documents(TEXTS[:1])[0], atol=1e-6)
@@ -59,6 +60,24 @@ def test_rows_of_one_source_are_filtered_by_it(collection: Collection) -> None:
     assert sorted(ids(collection.search("the", filter={"source": "x.pdf"}))) == ["a", "b"]
     assert sorted(row.id for row in collection.find({"source": ["y.pdf", "z.pdf"]})) == ["c"]
     assert len(list(collection.find())) == 3
+
+
+def test_frameworks_show_a_chunks_document_and_a_rows_own_source() -> None:
+    """What they show under `source` is what a filter on it finds."""
+    assert shown_metadata("docs/a.md", {"lang": "en"}) == {"lang": "en", "source": "docs/a.md"}
+    assert shown_metadata("docs/a.md", {"source": "https://x"}) == {"source": "docs/a.md", "document_source": "https://x"}
+    assert shown_metadata(f"{ROW_PREFIX}1", {"source": "https://x"}) == {"source": "https://x"}
+    assert shown_metadata(f"{ROW_PREFIX}1", {}) == {}
+    assert shown_metadata("", {"a": 1}) == {"a": 1}
+
+
+def test_a_caller_whose_questions_look_otherwise_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The collection's own instruction holds, and a search may say another one."""
+    url = f"edge:{tmp_path / 'kb'}"
+    with sightline.open_collection(url, model=HashEmbedder(), create=True):
+        assert caplog.text == ""
+    with sightline.open_collection(url, model=HashEmbedder(query_instruction="Find the page")):
+        assert "'query: ', not with the embedder's 'Find the page'" in caplog.text
 
 
 def test_an_id_that_is_there_is_replaced(collection: Collection) -> None:

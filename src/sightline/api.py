@@ -202,6 +202,12 @@ def open_collection(
         else:
             verify(contract, embedder, url, dimensions=dimensions)
             reading = contract.reading
+            own = embedder.identity().query_prompt
+            if model is not None and own != reading.query_prompt and reading.query_prompt is not None:
+                log.warning(
+                    "Questions to %s look with its own instruction %r, not with the embedder's %r; a search takes another one as "
+                    "instruction=.", url, reading.query_prompt, own,
+                )  # fmt: skip
         return Collection(store, embedder, contract, reading, resources.pop_all())
 
 
@@ -301,15 +307,15 @@ class Collection:
                 add_rows(self._store, self._embedder, points, dimensions=contract.vectors.dimensions, vectors=given)
         return [known_id(point.id, point.source) for point in points]
 
-    def get(self, ids: Sequence[str]) -> list[Row]:
-        """Rows by their ids, and chunks by the ids that hits have, in the order asked; what isn't there is left out."""
+    def get(self, ids: Iterable[str]) -> list[Row]:
+        """Rows by their ids, and chunks by the ids that hits have, each once, in the order asked; others are left out."""
         return get_rows(self._store, ids)
 
     def find(self, filter: Filter | None = None) -> Iterator[Row]:
         """All rows and chunks whose metadata meets the filter."""
         return find_rows(self._store, filter)
 
-    def delete(self, ids: Sequence[str]) -> None:
+    def delete(self, ids: Iterable[str]) -> None:
         """Delete rows; what isn't there is fine.
 
         Raises:

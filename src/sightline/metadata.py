@@ -39,6 +39,17 @@ def visible_source(source: str, metadata: Metadata) -> str:
     return own if source.startswith(ROW_PREFIX) and isinstance(own, str) else source
 
 
+def shown_metadata(source: str, metadata: Metadata) -> dict[str, Any]:
+    """Metadata as frameworks show it: a row's as it was given; a chunk's with its document under `source`, as filters see it.
+
+    A `source` of the document's own is `document_source` then.
+    """
+    if not source or source.startswith(ROW_PREFIX):
+        return dict(metadata)
+    own = metadata.get("source", source)
+    return {**metadata, "source": source, **({} if own == source else {"document_source": own})}
+
+
 def known_id(point_id: str, source: str) -> str:
     """What a reader knows a point by: a row has its caller's id, any other the point's."""
     return source.removeprefix(ROW_PREFIX) if source.startswith(ROW_PREFIX) else point_id

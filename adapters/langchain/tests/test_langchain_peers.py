@@ -17,7 +17,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.indexing import InMemoryRecordManager, index
 from sightline.testing import HashEmbedder
 
-from conftest import EXACT
+from langchain_setting import EXACT
 from langchain_sightline import SightlineEmbeddings, SightlineVectorStore
 
 PAGES = [

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from sightline.errors import UsageError
 from sightline.testing import HashEmbedder
 
-from conftest import EXACT, MINILM
+from langchain_setting import EXACT, MINILM
 from langchain_sightline import SightlineEmbeddings, SightlineRetriever, SightlineVectorStore
 
 PAGES = [

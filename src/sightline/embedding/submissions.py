@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from sightline.embedding.batching import BatchPolicy, Filling
 from sightline.embedding.dimensions import cut
 from sightline.embedding.tokens import TokenizedPart
 from sightline.types import EmbeddingProgress, FloatArray, OnEmbeddingProgress, Priority
+
+# A batch of fewer tokens isn't worth a stream of its own.
+LEAST_SHARE = 128
 
 
 @dataclass(eq=False, slots=True)
@@ -143,12 +146,15 @@ class SubmissionQueue:
             self._condition.notify_all()
             return submission.refilling
 
-    def next(self, policy: BatchPolicy, *, wait: bool = True) -> list[Item] | None:
-        """The items of the next batch; None when closed, or when nothing is ready and `wait` is False."""
+    def next(self, policy: BatchPolicy, *, wait: bool = True, streams: int = 1) -> list[Item] | None:
+        """The items of the next batch; None when closed, or when nothing is ready and `wait` is False.
+
+        `streams` threads ask for batches side by side, so what waits is shared out among them.
+        """
         with self._condition:
             while True:
                 self._active = [submission for submission in self._active if not submission.over]
-                items = self._fill(policy)
+                items = self._fill(self._shared_out(policy, streams))
                 if items:
                     break
                 if self._closed_with is not None or not wait:
@@ -186,6 +192,14 @@ class SubmissionQueue:
 
     def _is_hungry(self, submission: Submission) -> bool:
         return not submission.exhausted and not submission.refilling and len(submission.waiting) < self._low_water
+
+    def _shared_out(self, policy: BatchPolicy, streams: int) -> BatchPolicy:
+        """A smaller budget where one batch would take all that waits and leave the other streams nothing."""
+        if streams == 1 or not policy.packs or policy.deterministic:
+            return policy
+        waiting = sum(len(item) for submission in self._active for item in submission.waiting)
+        share = max(-(-waiting // streams), LEAST_SHARE)
+        return policy if share >= policy.max_batch_tokens else replace(policy, max_batch_tokens=share)
 
     def _fill(self, policy: BatchPolicy) -> list[Item]:
         filling, items = Filling(policy), []

@@ -142,6 +142,7 @@ class _ThreadShares:
     """
 
     def __init__(self, threads: int, streams: int, *, fixed: bool) -> None:
+        self.streams = streams
         self._all, self._share, self._fixed = threads, max(1, threads // streams), fixed
         self._default = torch.get_num_threads()
         self._busy = 0
@@ -184,7 +185,7 @@ class _Loop:
         """Until the queue is closed: launch, and deliver what was launched `depth` batches ago."""
         launched: deque[tuple[list[Item], Callable[[], FloatArray]]] = deque()
         while True:
-            items = self._queue.next(self._policy, wait=not launched)
+            items = self._queue.next(self._policy, wait=not launched, streams=self._shares.streams)
             if items:
                 with self._shares.taken(nothing_waits=self._queue.idle):
                     launched.extend(self._launch(items))

@@ -95,10 +95,9 @@ def add_rows(
         ahead.write(store)
 
 
-def get_rows(store: Store, ids: Sequence[str]) -> list[Row]:
+def get_rows(store: Store, ids: Iterable[str]) -> list[Row]:
     """Rows by their callers' ids, and other points by theirs, in the order asked; what isn't there is left out."""
-    found = _records(store, ids)
-    return [_as_row(found[one]) for one in ids if one in found]
+    return [_as_row(record) for record in _records(store, ids).values()]
 
 
 def find_rows(store: Store, filter: Filter | None) -> Iterator[Row]:
@@ -106,7 +105,7 @@ def find_rows(store: Store, filter: Filter | None) -> Iterator[Row]:
     return (_as_row(record) for record in store.records(filter=filter))
 
 
-def delete_rows(store: Store, ids: Sequence[str]) -> None:
+def delete_rows(store: Store, ids: Iterable[str]) -> None:
     """Delete rows by their callers' ids; what isn't there is fine.
 
     Raises:
@@ -188,8 +187,8 @@ def _embedded(point: Point) -> str:
     return point.text if point.embedded_text is None else point.embedded_text
 
 
-def _records(store: Store, ids: Sequence[str]) -> dict[str, Record]:
-    """Records by the ids that a reader knows them by."""
+def _records(store: Store, ids: Iterable[str]) -> dict[str, Record]:
+    """Records by the ids that a reader knows them by, each once, in the order asked."""
     if isinstance(ids, str):
         raise UsageError(f"ids is a list of ids; got {ids!r}. Write [{ids!r}].")
     wanted = dict.fromkeys(ids)

@@ -7,7 +7,7 @@ from typing import Any
 from llama_index.core.schema import BaseNode, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
-from sightline.metadata import ROW_PREFIX
+from sightline.metadata import ROW_PREFIX, shown_metadata
 from sightline.types import Hit, Row
 
 # What every vector store of LlamaIndex writes beside a node's own metadata.
@@ -35,7 +35,7 @@ def node_of(found: Hit | Row) -> BaseNode:
         return metadata_dict_to_node(dict(found.metadata), text=found.text)
     if found.source.startswith(ROW_PREFIX):  # of another framework's adapter; what source it has is in its metadata
         return TextNode(id_=found.id, text=found.text, metadata=dict(found.metadata))
-    metadata = {"source": found.source, **found.metadata}
+    metadata = shown_metadata(found.source, found.metadata)
     return TextNode(
         id_=found.id,
         text=found.text,

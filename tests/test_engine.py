@@ -185,6 +185,7 @@ def test_deterministic_vectors_are_the_same_to_the_bit(make_model, family, dtype
             assert np.array_equal(engine.embed_documents([texts[row] for row in rows]), expected[rows])
 
 
+@pytest.mark.slow
 def test_deterministic_minilm_is_the_same_to_the_bit(minilm_folder):
     """The real model in its default number format, texts up to its length."""
     texts = [prose(words, seed=words) for words in (1, 9, 33, 50, 60, 64, 70, 100, 150, 200, 300)]

@@ -47,7 +47,7 @@ def test_there_are_enough_texts():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("half", [False, True], ids=["native", "halved"])
+@pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["native", "halved"])
 def test_family_equals_the_reference(make_model, family, half):
     """Every text of every family is within 1e-5 of sentence-transformers, in both roles."""
     folder = make_model(family)

@@ -134,6 +134,7 @@ def test_keys_that_langchain_recommends_break_their_qdrant_store(
     assert index(PAGES, manager(), ours, key_encoder=encoder)["num_added"] == 2
 
 
+@pytest.mark.slow
 def test_their_chroma_store_embeds_all_and_keeps_nothing(tmp_path: Path) -> None:
     """One request takes 5,461; it finds that out when everything is embedded. Ours writes in parts."""
     peer = pytest.importorskip("langchain_chroma")

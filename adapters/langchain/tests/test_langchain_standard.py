@@ -76,6 +76,7 @@ class TestChroma(_VectorStore):
     url = "chroma:{}/db/documents"
 
 
+@pytest.mark.slow
 class TestQdrant(_VectorStore):
     """On Qdrant's local mode."""
 

@@ -96,9 +96,43 @@ def test_what_waits_is_shared_out_among_streams():
     queue = SubmissionQueue()
     submit(queue, [10] * 60)
     roomy = BatchPolicy(2000)
-    assert [len(queue.next(roomy, streams=2)) for _ in range(2)] == [30, 15]
-    assert len(queue.next(roomy, streams=2)) == 12, "LEAST_SHARE is 128 tokens"
-    assert len(queue.next(roomy, streams=2)) == 3
+    assert [len(queue.next(roomy, streams=2)) for _ in range(2)] == [31, 29]
+    submit(queue, [10] * 60)
+    assert len(queue.next(roomy, streams=2)) == 60, "the others are busy with as much"
+
+
+def test_a_stream_that_is_done_takes_its_part_again():
+    """Of what waits and of what the others are still at."""
+    queue = SubmissionQueue()
+    submit(queue, [10] * 2)
+    first = queue.next(BatchPolicy(2000), streams=2)
+    submit(queue, [10] * 60)
+    assert len(queue.next(BatchPolicy(2000), streams=2)) == 32
+    queue.finished(first)
+    assert len(queue.next(BatchPolicy(2000), streams=2)) == 28
+
+
+def test_a_few_tokens_are_not_divided():
+    """A pass has a price of its own."""
+    queue = SubmissionQueue()
+    submit(queue, [10] * 12)
+    assert len(queue.next(BatchPolicy(2000), streams=2)) == 12
+
+
+def test_a_second_stream_waits_for_more_than_a_few_tokens():
+    """The first will be through in a moment; beside a large batch it doesn't wait."""
+    roomy, queue = BatchPolicy(2000), SubmissionQueue()
+    submit(queue, [10])
+    first = queue.next(roomy, streams=2)
+    submit(queue, [10])
+    assert queue.next(roomy, streams=2, wait=False) is None
+    queue.finished(first)
+    assert len(queue.next(roomy, streams=2, wait=False)) == 1
+    queue = SubmissionQueue()
+    submit(queue, [200])
+    assert len(queue.next(roomy, streams=2)) == 1
+    submit(queue, [10])
+    assert len(queue.next(roomy, streams=2, wait=False)) == 1
 
 
 def test_deterministic_packs_are_not_shared_out():

@@ -22,6 +22,8 @@ from sightline.types import EmbeddingProgress, FloatArray, OnEmbeddingProgress, 
 
 # A batch of fewer tokens isn't worth a stream of its own.
 LEAST_SHARE = 128
+# Shares are a little larger than even, or one text would be left over for a pass of its own.
+_SLACK = 16
 
 
 @dataclass(eq=False, slots=True)
@@ -123,6 +125,7 @@ class SubmissionQueue:
         self._active: list[Submission] = []
         self._low_water = low_water
         self._closed_with: BaseException | None = None
+        self._running_tokens = 0
 
     def open(self, submission: Submission) -> None:
         """Take a submission on, before its first items are there, so that `close` answers it whatever happens."""
@@ -149,17 +152,18 @@ class SubmissionQueue:
     def next(self, policy: BatchPolicy, *, wait: bool = True, streams: int = 1) -> list[Item] | None:
         """The items of the next batch; None when closed, or when nothing is ready and `wait` is False.
 
-        `streams` threads ask for batches side by side, so what waits is shared out among them.
+        `streams` threads ask for batches side by side and say when each is `finished`: what there is to do is shared out.
         """
         with self._condition:
             while True:
                 self._active = [submission for submission in self._active if not submission.over]
-                items = self._fill(self._shared_out(policy, streams))
+                items = [] if self._is_too_little(policy, streams) else self._fill(self._shared_out(policy, streams))
                 if items:
                     break
                 if self._closed_with is not None or not wait:
                     return None
                 self._condition.wait()
+            self._running_tokens += sum(map(len, items))
             hungry = [submission for submission in self._active if self._is_hungry(submission)]
             for submission in hungry:
                 submission.refilling = True
@@ -168,6 +172,12 @@ class SubmissionQueue:
             if refill is not None:
                 refill()
         return items
+
+    def finished(self, items: Iterable[Item]) -> None:
+        """A batch was computed."""
+        with self._condition:
+            self._running_tokens -= sum(map(len, items))
+            self._condition.notify()
 
     def close(self, error: BaseException) -> None:
         """Fail everything that waits, and everything that comes later, with `error`."""
@@ -194,12 +204,20 @@ class SubmissionQueue:
         return not submission.exhausted and not submission.refilling and len(submission.waiting) < self._low_water
 
     def _shared_out(self, policy: BatchPolicy, streams: int) -> BatchPolicy:
-        """A smaller budget where one batch would take all that waits and leave the other streams nothing."""
+        """A smaller budget where one batch would leave the other streams less than their part of all that is to be done."""
         if streams == 1 or not policy.packs or policy.deterministic:
             return policy
-        waiting = sum(len(item) for submission in self._active for item in submission.waiting)
-        share = max(-(-waiting // streams), LEAST_SHARE)
+        share = max(-(-(self._waiting_tokens() + self._running_tokens) // streams) + _SLACK, LEAST_SHARE)
         return policy if share >= policy.max_batch_tokens else replace(policy, max_batch_tokens=share)
+
+    def _is_too_little(self, policy: BatchPolicy, streams: int) -> bool:
+        """Whether a second stream had better wait: the first will be through in a moment, and more may have come by then."""
+        if streams == 1 or policy.deterministic or not self._running_tokens:
+            return False
+        return self._waiting_tokens() + self._running_tokens < LEAST_SHARE
+
+    def _waiting_tokens(self) -> int:
+        return sum(len(item) for submission in self._active for item in submission.waiting)
 
     def _fill(self, policy: BatchPolicy) -> list[Item]:
         filling, items = Filling(policy), []

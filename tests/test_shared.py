@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +110,26 @@ def test_a_result_that_is_waited_for_keeps_the_model(qwen3: Path) -> None:
     future = open_embedder(qwen3).submit(["tide"], role=Role.DOCUMENT)
     gc.collect()
     assert future.result(timeout=60).shape[0] == 1
+
+
+def test_the_first_async_call_leaves_the_event_loop_alone(qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing torch and reading files is for another thread; later calls only queue."""
+    threads: list[threading.Thread] = []
+    submit = EmbeddingEngine.submit_with
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        threads.append(threading.current_thread())
+        return submit(*arguments, **more)
+
+    monkeypatch.setattr(EmbeddingEngine, "submit_with", watched)
+
+    async def twice() -> None:
+        await embedder.aembed_queries(["tide"])
+        await embedder.aembed_documents(["tide"])
+
+    with open_embedder(qwen3) as embedder:
+        asyncio.run(twice())
+    assert [thread is threading.main_thread() for thread in threads] == [False, True]
 
 
 def test_the_name_is_public() -> None:

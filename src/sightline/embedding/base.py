@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -78,8 +80,8 @@ class BaseEmbedder(ABC):
         priority: Priority | None = None,
     ) -> FloatArray:
         """As `embed_queries`; the event loop stays free and cancelling the task drops the work."""
-        return await asyncio.wrap_future(
-            self.submit(texts, role=Role.QUERY, instruction=instruction, dimensions=dimensions, priority=priority)
+        return await self._awaited(
+            partial(self.submit, texts, role=Role.QUERY, instruction=instruction, dimensions=dimensions, priority=priority)
         )
 
     async def aembed_documents(
@@ -91,9 +93,18 @@ class BaseEmbedder(ABC):
         priority: Priority | None = None,
     ) -> FloatArray:
         """As `embed_documents`; the event loop stays free and cancelling the task drops the work."""
-        return await asyncio.wrap_future(
-            self.submit(texts, role=Role.DOCUMENT, instruction=instruction, dimensions=dimensions, priority=priority)
+        return await self._awaited(
+            partial(self.submit, texts, role=Role.DOCUMENT, instruction=instruction, dimensions=dimensions, priority=priority)
         )
+
+    @property
+    def is_started(self) -> bool:
+        """Whether `submit` only queues; before, it may import libraries and read files, which would hold up an event loop."""
+        return True
+
+    async def _awaited(self, submit: Callable[[], Future[FloatArray]]) -> FloatArray:
+        future = submit() if self.is_started else await asyncio.to_thread(submit)
+        return await asyncio.wrap_future(future)
 
     def __enter__(self) -> Self:
         return self

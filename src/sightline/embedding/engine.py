@@ -282,6 +282,11 @@ class EmbeddingEngine(BaseEmbedder):
         self._report_truncation(call)
         return [TokenizedText(one.parts[0].ids.tolist(), one.parts[0].prompt_length) for one in inputs]
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the device thread was started and the tokenizer is there."""
+        return self._worker is not None and "tokenizer" in self.__dict__
+
     def submit(
         self,
         texts: Texts,

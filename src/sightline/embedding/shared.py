@@ -156,6 +156,11 @@ class SharedEmbedder(BaseEmbedder):
         """Character offsets `(num_tokens, 2)` of the text's own tokens, no special ones."""
         return self.engine.token_spans(text)
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the shared engine is."""
+        return self.engine.is_started
+
     def submit(
         self,
         texts: Texts,

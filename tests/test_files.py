@@ -195,6 +195,21 @@ def test_bytes_in_a_name_that_are_no_text_are_written_out(tmp_path):
     assert sources(find(tmp_path / "kb")) == ["kb/caf\\xe9.md"]
 
 
+@pytest.mark.parametrize("odd_first", [False, True])
+def test_a_name_that_is_written_out_gives_way_to_the_file_that_has_it(tmp_path, odd_first):
+    """It is told and skipped, whichever is met first; the other is read."""
+    try:
+        odd = write(tmp_path / "kb" / os.fsdecode(b"caf\xe9.md"), "odd")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    plain = write(tmp_path / "kb" / "caf\\xe9.md", "plain")
+    for given in ([odd, plain] if odd_first else [plain, odd], [tmp_path / "kb"]):
+        found = discover(roots_of(given))
+        assert [file.path.read_text() for file in found.files] == ["plain"]
+        (skipped,) = found.skipped
+        assert "rename it" in skipped.reason
+
+
 def test_a_folder_that_may_not_be_read_is_skipped_by_its_own_source(tmp_path, monkeypatch):
     """What lies below such a folder can be told from its source, and the rest is read."""
     tree(tmp_path / "kb", "a.md", "locked/b.md")

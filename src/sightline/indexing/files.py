@@ -22,6 +22,7 @@ from sightline.types import SkippedFile
 
 READABLE_SUFFIXES = (".md", ".markdown", ".txt", ".rst", ".html", ".htm", ".jsonl", ".ndjson")
 _LOOK_AGAIN = "check that it still exists and may be read, then run again"
+_WRITTEN_OUT = "another file has the name that its bytes, which aren't UTF-8, are written out as; rename it"
 _NO_FILE = "not a regular file (a pipe, socket or device)"
 
 
@@ -125,8 +126,13 @@ class _Listing:
             return
         self.met += 1
         known = self.files.get(source)
-        if known is not None:
-            _refuse_namesake(known, path)
+        if known is not None and not _is_same_file(known, path):
+            if _is_written_out(path):
+                self.skip(source, _WRITTEN_OUT)
+                return
+            if not _is_written_out(str(known.path)):
+                raise _namesake(known, path)
+            self.skip(source, _WRITTEN_OUT)
         self.files[source] = FoundFile(Path(path), source, status.st_size)
 
     def skip(self, source: str, reason: str) -> None:
@@ -276,10 +282,21 @@ def _readable(name: str) -> str:
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _refuse_namesake(known: FoundFile, path: str) -> None:
-    if os.path.realpath(known.path) == os.path.realpath(path):
-        return
-    raise UsageError(
+def _is_written_out(path: str) -> bool:
+    """Whether a path has bytes that aren't UTF-8: how its source writes them may be the plain name of another file."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def _is_same_file(known: FoundFile, path: str) -> bool:
+    return os.path.realpath(known.path) == os.path.realpath(path)
+
+
+def _namesake(known: FoundFile, path: str) -> UsageError:
+    return UsageError(
         f"Both {str(known.path)!r} and {path!r} would be called {known.source!r}. Give one of the two folders another name, e.g. "
         f"--root NAME={os.path.dirname(path)!r}, or name a folder that holds both."
     )

@@ -270,6 +270,15 @@ def test_a_rebuild_that_would_lose_documents_is_refused(memory: str, folder: Pat
     assert api.inspect(memory).roots == {"kb": 3}
 
 
+def test_a_document_that_became_empty_is_no_loss(folder: Path, tmp_path: Path) -> None:
+    """A rebuild leaves it out without a question, as a run does."""
+    url = f"edge:{tmp_path / 'db'}"
+    api.index([folder], into=url, model=HashEmbedder())
+    (folder / "cake.md").write_text("", encoding="utf-8")
+    assert api.index([folder], into=url, model=HashEmbedder(), dimensions=32, rebuild=True).documents_empty == 1
+    assert api.inspect(url).documents == 2
+
+
 # --- trust
 
 

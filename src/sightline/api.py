@@ -144,7 +144,7 @@ def index(
         # What an interrupted rebuild holds beyond this corpus was never live: it goes without a question.
         summary = indexer.run(corpus, prune=prune or anew, force=force or anew)
         if anew:
-            _refuse_loss(store, target, summary, prune=prune, force=force)
+            _refuse_loss(store, target, summary, indexer.empty_sources, prune=prune, force=force)
             store.promote()
         return summary
 
@@ -599,10 +599,12 @@ def _begun(staged: Store, contract: Contract, embedder: Embedder) -> Contract | 
     return begun if parts == (contract.vectors, contract.chunks, contract.reading) else None
 
 
-def _refuse_loss(store: Store, staged: Store, summary: IndexSummary, *, prune: bool, force: bool) -> None:
+def _refuse_loss(
+    store: Store, staged: Store, summary: IndexSummary, empty: Set[str], *, prune: bool, force: bool
+) -> None:
     """Raise DeletionRefused when the new collection lacks more of the old one than the caller allowed."""
     old = {head.source for head in store.heads()}
-    lost = sorted(old - {head.source for head in staged.heads()})
+    lost = sorted(old - {head.source for head in staged.heads()} - empty)
     foreign = store.count() - sum(store.sources().values())
     pruned = prune and not foreign and not summary.skipped and 2 * len(lost) <= len(old)
     if force or pruned or not (lost or foreign):

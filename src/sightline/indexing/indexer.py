@@ -206,6 +206,11 @@ class Indexer:
                 background.hand_over(embedded, self._commit, depth=_DEPTH)
         return self._finish(review)
 
+    @property
+    def empty_sources(self) -> frozenset[str]:
+        """Documents of the last run that had no text, so that the collection has none of them."""
+        return frozenset(self._tally.empty_sources)
+
     def _documents(self, corpus: Corpus, review: _Review) -> Iterator[Document]:
         for skipped in corpus.found.skipped:
             review.protect(skipped.source)
@@ -480,7 +485,8 @@ class _Tally:
         self._bytes_total = None if corpus.root is not None else sum(file.size for file in files)
         self._sizes: dict[str, int] = {}
         self._removals: set[str] = set()
-        self._unchanged = self._changed = self._empty = self._removed = self._bytes = 0
+        self.empty_sources: set[str] = set()
+        self._unchanged = self._changed = self._removed = self._bytes = 0
         self._chunks = self._embedded = self._written = self._deleted = self._tokens = 0
         self._event("indexing")
 
@@ -507,7 +513,7 @@ class _Tally:
 
     def empty(self, source: str) -> None:
         with self._lock:
-            self._empty += 1
+            self.empty_sources.add(source)
             self._done(source)
 
     def removed(self, source: str) -> None:
@@ -544,7 +550,7 @@ class _Tally:
             return IndexSummary(
                 documents=self._unchanged + self._changed,
                 documents_unchanged=self._unchanged,
-                documents_empty=self._empty,
+                documents_empty=len(self.empty_sources),
                 documents_failed=len(self._skipped),
                 documents_vanished=vanished,
                 documents_removed=self._removed,
@@ -565,7 +571,7 @@ class _Tally:
     def _event(self, stage: str) -> None:
         if self._on_progress is None:
             return
-        done = len(self._skipped) + self._unchanged + self._changed + self._empty
+        done = len(self._skipped) + self._unchanged + self._changed + len(self.empty_sources)
         total = self._documents_total
         self._on_progress(
             IndexProgress(

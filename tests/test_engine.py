@@ -202,7 +202,7 @@ def test_prepacked_layers_give_the_same_vectors(make_model, family, monkeypatch)
     """oneDNN's layout changes the order of a sum at most."""
     with EmbeddingEngine(make_model(family), dtype="bfloat16", device="cpu") as engine:
         prepacked = engine.embed_documents(TEXTS[:40])
-    monkeypatch.setattr("sightline.embedding.encoder.prepack", lambda model, rows: 0)
+    monkeypatch.setattr("sightline.embedding.linear._packed", lambda plain, rows: None)
     with EmbeddingEngine(make_model(family), dtype="bfloat16", device="cpu") as engine:
         plain = engine.embed_documents(TEXTS[:40])
     assert (prepacked * plain).sum(axis=1).min() >= 0.999
@@ -210,12 +210,12 @@ def test_prepacked_layers_give_the_same_vectors(make_model, family, monkeypatch)
 
 def test_layers_stay_when_torch_lacks_the_operators(minilm_folder, monkeypatch):
     """They are private to torch and may go."""
-    from sightline.embedding import prepack
+    from sightline.embedding import linear
 
     def gone(weight: torch.Tensor, rows: int) -> None:
         raise AttributeError("no such operator")
 
-    monkeypatch.setattr(prepack, "_reorder", gone)
+    monkeypatch.setattr(linear, "_reorder", gone)
     with EmbeddingEngine(minilm_folder, dtype="bfloat16", device="cpu") as engine:
         assert engine.embed_documents(SOME).shape == (5, 384)
 
@@ -276,31 +276,31 @@ def test_nan_is_an_error_that_names_the_text(minilm_folder, monkeypatch):
 
 def test_out_of_memory_halves_the_budget_and_goes_on(minilm_folder, monkeypatch, caplog):
     """With one warning a halving, and the right vectors."""
-    from sightline.embedding.encoder import TransformersEncoder
+    from sightline.embedding.packed_encoder import PackedEncoder
 
-    forward = TransformersEncoder.hidden_states
+    forward = PackedEncoder.hidden_states
 
-    def limited(self, batch):
+    def limited(self, batch, rows=None):
         if sum(batch.lengths) > 300:
             raise torch.OutOfMemoryError("no room")
-        return forward(self, batch)
+        return forward(self, batch, rows)
 
     texts = [prose(60, seed=row) for row in range(40)]
     with EmbeddingEngine(minilm_folder, device="cpu", dtype="float32") as engine, caplog.at_level(logging.WARNING):
         expected = engine.embed_documents(texts)
-        monkeypatch.setattr(TransformersEncoder, "hidden_states", limited)
+        monkeypatch.setattr(PackedEncoder, "hidden_states", limited)
         assert np.linalg.norm(engine.embed_documents(texts) - expected, axis=1).max() < 1e-5
     assert "going on with max_batch_tokens=1024" in caplog.text
 
 
 def test_failed_batch_fails_its_callers_only(minilm_folder, monkeypatch):
     """The engine lives on for the next call."""
-    from sightline.embedding.encoder import TransformersEncoder
+    from sightline.embedding.packed_encoder import PackedEncoder
 
     with EmbeddingEngine(minilm_folder, device="cpu") as engine:
         engine.load()
         with monkeypatch.context() as patch:
-            patch.setattr(TransformersEncoder, "hidden_states", lambda self, batch: 1 / 0)
+            patch.setattr(PackedEncoder, "hidden_states", lambda self, batch, rows=None: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 engine.embed_documents(SOME)
         assert engine.embed_documents(SOME).shape == (5, 384)
@@ -308,15 +308,15 @@ def test_failed_batch_fails_its_callers_only(minilm_folder, monkeypatch):
 
 def test_memory_is_bounded_by_the_budget_whatever_the_texts(minilm_folder, monkeypatch):
     """No batch has more tokens than allowed."""
-    from sightline.embedding.encoder import TransformersEncoder
+    from sightline.embedding.packed_encoder import PackedEncoder
 
-    sizes, forward = [], TransformersEncoder.hidden_states
+    sizes, forward = [], PackedEncoder.hidden_states
 
-    def watch(self, batch):
+    def watch(self, batch, rows=None):
         sizes.append(sum(batch.lengths))
-        return forward(self, batch)
+        return forward(self, batch, rows)
 
-    monkeypatch.setattr(TransformersEncoder, "hidden_states", watch)
+    monkeypatch.setattr(PackedEncoder, "hidden_states", watch)
     with EmbeddingEngine(minilm_folder, device="cpu", max_batch_tokens=500) as engine:
         engine.embed_documents([prose(words, seed=words) for words in range(1, 180)])
     assert 400 < max(sizes) <= 500
@@ -336,16 +336,16 @@ def test_threads_are_the_engines_own(minilm_folder):
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_streams_share_the_threads(minilm_folder, monkeypatch, deterministic):
     """Each pass of a bulk job has its share; a lone long text has all, unless the engine is deterministic, a short one never."""
-    from sightline.embedding.encoder import TransformersEncoder
+    from sightline.embedding.packed_encoder import PackedEncoder
 
     seen: list[tuple[str, int]] = []
-    forward = TransformersEncoder.hidden_states
+    forward = PackedEncoder.hidden_states
 
-    def watch(self, batch):
+    def watch(self, batch, rows=None):
         seen.append((threading.current_thread().name, torch.get_num_threads()))
-        return forward(self, batch)
+        return forward(self, batch, rows)
 
-    monkeypatch.setattr(TransformersEncoder, "hidden_states", watch)
+    monkeypatch.setattr(PackedEncoder, "hidden_states", watch)
     with EmbeddingEngine(minilm_folder, device="cpu", threads=2, deterministic=deterministic) as engine:
         engine.embed_queries(["alone"])
         engine.embed_documents([prose(1000, seed=1)])
@@ -357,15 +357,15 @@ def test_streams_share_the_threads(minilm_folder, monkeypatch, deterministic):
 
 def test_close_gives_the_model_back(minilm_folder, monkeypatch):
     """Nothing holds its weights any more, and no thread is left."""
-    from sightline.embedding.encoder import TransformersEncoder
+    from sightline.embedding.packed_encoder import PackedEncoder
 
-    made, original = [], TransformersEncoder.__init__
+    made, original = [], PackedEncoder.__init__
 
     def remember(self, *args, **options):
         original(self, *args, **options)
-        made.append(weakref.ref(self._model))
+        made.append(weakref.ref(self._forward))
 
-    monkeypatch.setattr(TransformersEncoder, "__init__", remember)
+    monkeypatch.setattr(PackedEncoder, "__init__", remember)
     before = threading.active_count()
     engine = EmbeddingEngine(minilm_folder, device="cpu").load()
     engine.embed_documents(SOME)

@@ -41,12 +41,12 @@ def test_attention_that_gets_an_unknown_argument_refuses():
 
 def test_wrong_window_is_found(monkeypatch):
     """A window off by one passes the leak test and fails against the text alone."""
-    right = attention._window_mask
+    right = attention._seen
 
-    def narrower(length, window, causal, device):
-        return right(length, window - 1, causal, device)
+    def narrower(length, before, window, causal, device):
+        return right(length, before, window - 1, causal, device)
 
-    monkeypatch.setattr(attention, "_window_mask", narrower)
+    monkeypatch.setattr(attention, "_seen", narrower)
     model = small(transformers.MistralConfig, num_key_value_heads=1, sliding_window=8, pad_token_id=0)
     assert "differ" in check_packing(model).reason
 
@@ -188,7 +188,8 @@ def test_cuda_path_speaks_each_releases_signature(monkeypatch, release, causal, 
     query, key, value = (torch.randn(1, count, sum(lengths), 8, generator=generator) for count in (4, 2, 2))
     cu_seq_lens = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     scaling = 0.3
-    result = attention._varlen(query, key, value, cu_seq_lens, 9, scaling, causal, window)
+    first = [tensor.transpose(1, 2)[0] for tensor in (query, key, value)]
+    result = attention._varlen(*first, cu_seq_lens, 9, scaling, causal, window)[None]
     attention._varlen_arguments.cache_clear()
     expected = reference_attention(query * (scaling * 8**0.5), key, value, lengths, causal, window)
     assert (result - expected).abs().max() < 1e-5

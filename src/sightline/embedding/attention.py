@@ -1,22 +1,25 @@
 """packed batches -> attention: each text of a packed batch attends to itself only. The hook is transformers' AttentionInterface.
 
 A packed batch is one row of tokens, texts back to back, `cu_seq_lens` (num_texts + 1) saying where each begins. On CUDA in half
-precision `torch.nn.attention.varlen` attends them in one call; everywhere else equal lengths that lie side by side share one
-`scaled_dot_product_attention`. What this function doesn't understand it refuses: ignoring an argument would be a silent wrong
-answer.
+precision `torch.nn.attention.varlen` attends them in one call, on CPUs with bfloat16 units the kernel of `native.py`; everywhere
+else equal lengths that lie side by side share one `scaled_dot_product_attention`. Hand-written forwards call `attend`. What
+`packed_attention` doesn't understand it refuses: ignoring an argument would be a silent wrong answer.
 """
 
 from __future__ import annotations
 
 import inspect
 import threading
+from collections.abc import Sequence
 from functools import cache
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from sightline.embedding import native
 
 NAME = "sightline_packed"
 
@@ -83,9 +86,39 @@ def packed_attention(
     _refuse_unknown(attention_mask, cu_seq_lens_q, others)
     assert cu_seq_lens_q is not None
     causal = bool(module.is_causal if is_causal is None else is_causal)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key, value = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))
+    attended = attend(query, key, value, cu_seq_lens_q, None, int(max_length_q or 0), scale, causal, window=sliding_window)
+    return attended[None], None
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    lengths: Sequence[int] | None,
+    longest: int,
+    scale: float,
+    causal: bool,
+    *,
+    window: int | None = None,
+    prefix: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Attention within each text by the quickest way that this device has.
+
+    *Shapes:* query `(tokens, heads, width)`, key and value `(tokens, kv_heads, width)`, starts int32 `(num_texts + 1,)`, lengths
+    the same on the host (None: asked of the device), keys and values of a prefix that every text sees in front of itself
+    `(before, kv_heads, width)` -> `(tokens, heads, width)`.
+    """
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        return _varlen(query, key, value, cu_seq_lens_q, int(max_length_q or 0), scaling, causal, sliding_window), None
-    return _grouped(query, key, value, cu_seq_lens_q.tolist(), scaling, causal, sliding_window), None
+        return _varlen(query, key, value, starts, longest, scale, causal, window, prefix)
+    kernels = native.kernels() if query.dtype == torch.bfloat16 and query.device.type == "cpu" else None
+    if kernels is not None and query.shape[-1] in native.WIDTHS and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
+        return kernels.attend(query, key, value, starts, scale=scale, causal=causal, window=window, prefix=prefix)
+    if lengths is None:
+        lengths = starts.diff().tolist()
+    return _grouped(query, key, value, lengths, scale, causal, window, prefix)
 
 
 def _refuse_unknown(attention_mask: Tensor | None, cu_seq_lens: Tensor | None, others: dict[str, Any]) -> None:
@@ -99,30 +132,41 @@ def _refuse_unknown(attention_mask: Tensor | None, cu_seq_lens: Tensor | None, o
 
 
 def _grouped(
-    query: Tensor, key: Tensor, value: Tensor, cu_seq_lens: list[int], scaling: float | None, causal: bool, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    scale: float,
+    causal: bool,
+    window: int | None,
+    prefix: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """One call for each run of equal lengths. *Shape:* `(1, tokens, heads, head_dim)`."""
-    tokens_first = [tensor.transpose(1, 2)[0] for tensor in (query, key, value)]
-    result = torch.empty((1, query.shape[2], query.shape[1], value.shape[3]), dtype=query.dtype, device=query.device)
+    """One call of `scaled_dot_product_attention` for each run of equal lengths. *Shapes:* as `attend`."""
+    result = torch.empty((*query.shape[:2], value.shape[2]), dtype=query.dtype, device=query.device)
     gqa = query.shape[1] != key.shape[1]
-    lengths = [end - start for start, end in pairwise(cu_seq_lens)]
+    before = 0 if prefix is None else len(prefix[0])
     start = 0
     for length, run in groupby(lengths):
         count = sum(1 for _ in run)
         end = start + count * length
-        queries, keys, values = (_by_text(tensor[start:end], count, length).transpose(1, 2) for tensor in tokens_first)
-        windowed = window is not None and length > window
-        mask = _window_mask(length, window, causal, query.device) if windowed and window is not None else None
+        queries, keys, values = (_by_text(tensor[start:end], count, length).transpose(1, 2) for tensor in (query, key, value))
+        if prefix is not None:
+            keys, values = (
+                torch.cat([shared.transpose(0, 1).expand(count, -1, -1, -1), own], dim=2)
+                for shared, own in zip(prefix, (keys, values), strict=True)
+            )
+        windowed = window is not None and before + length > window
+        mask = _seen(length, before, window, causal, query.device) if windowed or (causal and before) else None
         attended = scaled_dot_product_attention(
             queries,
             keys,
             values,
             attn_mask=mask,
             is_causal=causal and mask is None and length > 1,
-            scale=scaling,
+            scale=scale,
             enable_gqa=gqa,
         )
-        _by_text(result[0, start:end], count, length).copy_(attended.transpose(1, 2))
+        _by_text(result[start:end], count, length).copy_(attended.transpose(1, 2))
         start = end
     return result
 
@@ -133,38 +177,44 @@ def _by_text(tokens: Tensor, count: int, length: int) -> Tensor:
     return texts
 
 
-def _window_mask(length: int, window: int, causal: bool, device: torch.device) -> Tensor:
-    """True where a key is seen. *Shape:* `(length, length)`."""
-    position = torch.arange(length, device=device)
-    distance = position[:, None] - position[None, :]
-    seen = distance.abs() < window
-    return seen & (distance >= 0) if causal else seen
+def _seen(length: int, before: int, window: int | None, causal: bool, device: torch.device) -> Tensor:
+    """True where a key is seen. *Shape:* `(length, before + length)`."""
+    key = torch.arange(before + length, device=device)
+    distance = key[before:, None] - key[None, :]
+    seen = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return seen if window is None else seen & (distance.abs() < window)
 
 
 def _varlen(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    cu_seq_lens: Tensor,
+    starts: Tensor,
     longest: int,
-    scaling: float | None,
+    scale: float,
     causal: bool,
     window: int | None,
+    prefix: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """torch's variable-length attention. *Shape:* `(1, tokens, heads, head_dim)`."""
+    """torch's variable-length attention. *Shapes:* as `attend`."""
     from torch.nn.attention.varlen import varlen_attn
 
     known = _varlen_arguments()
-    query, key, value = (tensor.transpose(1, 2)[0] for tensor in (query, key, value))
+    key_starts, longest_key = starts, longest
+    if prefix is not None:  # the kernel aligns the last query with the last key
+        before = len(prefix[0])
+        key, value = (_behind_prefix(shared, own, starts) for shared, own in zip(prefix, (key, value), strict=True))
+        key_starts = starts + before * torch.arange(len(starts), dtype=torch.int32, device=starts.device)
+        longest_key = longest + before
     options: dict[str, Any] = {"num_splits": 1}  # the same bits whatever else is in the batch
     if query.shape[1] != key.shape[1]:
         if "enable_gqa" in known:
             options["enable_gqa"] = True
         else:
             key, value = (tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (key, value))
-    if scaling is not None and "scale" not in known:
-        query = query * (scaling * query.shape[-1] ** 0.5)  # the kernel divides by sqrt(head_dim) by itself
-    options["scale"] = scaling
+    if "scale" not in known:
+        query = query * (scale * query.shape[-1] ** 0.5)  # the kernel divides by sqrt(width) by itself
+    options["scale"] = scale
     reach = -1 if window is None else window - 1
     if "window_size" in known:
         options["window_size"] = (reach, 0 if causal else reach)
@@ -173,8 +223,19 @@ def _varlen(
     options["is_causal"] = causal
     options = {name: option for name, option in options.items() if name in known}
     # A pair only where auxiliary results are asked for.
-    attended = cast(Tensor, varlen_attn(query, key, value, cu_seq_lens, cu_seq_lens, longest, longest, **options))
-    return attended[None]
+    return cast(Tensor, varlen_attn(query, key, value, starts, key_starts, longest, longest_key, **options))
+
+
+def _behind_prefix(prefix: Tensor, own: Tensor, starts: Tensor) -> Tensor:
+    """The prefix in front of each text. *Shapes:* `(before, ...)`, `(tokens, ...)` -> `(tokens + texts * before, ...)`."""
+    before, tokens = len(prefix), len(own)
+    lengths = starts.diff()
+    text = torch.repeat_interleave(torch.arange(len(lengths), device=own.device), lengths, output_size=tokens)
+    result = own.new_empty((tokens + len(lengths) * before, *own.shape[1:]))
+    result[torch.arange(tokens, device=own.device) + (text + 1) * before] = own
+    heads = starts[:-1].long() + before * torch.arange(len(lengths), device=own.device)
+    result[(heads[:, None] + torch.arange(before, device=own.device)).flatten()] = prefix.repeat(len(lengths), 1, 1)
+    return result
 
 
 @cache

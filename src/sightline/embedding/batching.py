@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 # Deterministic packs: a text of at most this many tokens -> rows of its pack. A text's class depends on its own length only,
 # so its matrix products always have the same number of rows, and with them the same bits. A short text doesn't pay for 2,048.
 _SIZE_CLASSES = ((64, 256), (512, 2048))
@@ -35,6 +38,19 @@ class BatchPolicy:
     def filler(self, lengths: Sequence[int]) -> int:
         """Tokens to add behind the texts of a batch so that a deterministic pack has its fixed number of rows."""
         return self.size_class(lengths[0]) - sum(lengths) if self.deterministic and self.packs else 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Token ids back to back, int64 `(tokens,)`, and how many belong to each text; `filler` more follow the last text.
+
+    `prompt_lengths` says how many of each text's tokens are its prompt's; empty where nobody looks.
+    """
+
+    ids: npt.NDArray[np.int64]
+    lengths: list[int]
+    filler: int = 0
+    prompt_lengths: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)

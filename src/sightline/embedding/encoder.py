@@ -1,14 +1,14 @@
 """packed batches -> hidden states. The seam behind which the model runs.
 
-`Encoder` has room for two kinds: `TransformersEncoder` runs a stock transformers module; a hand-written forward of a model family
-implements the same two members.
+There are two kinds of `Encoder`: `PackedEncoder` (`packed_encoder.py`) runs a forward pass of our own for the families that have
+one, `TransformersEncoder` a stock transformers module for all others.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,32 +16,46 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sightline.embedding import attention
+from sightline.embedding import attention, native
+from sightline.embedding.batching import TokenBatch
 from sightline.embedding.device import default_batch_tokens
+from sightline.embedding.linear import prepack
 from sightline.embedding.models import ModelSpec
 from sightline.embedding.packing import Packing, check_packing, forward_packed, no_cache, to_device
-from sightline.embedding.prepack import prepack
 from sightline.errors import MissingExtra, ModelError
+
+log = logging.getLogger(__name__)
 
 # Parts of a checkpoint's architecture that embedding doesn't use, so that random values in them do no harm.
 _UNUSED_PARTS = ("pooler.", "lm_head.", "cls.", "classifier.")
 
 
-@dataclass(frozen=True, slots=True)
-class TokenBatch:
-    """Token ids back to back, int64 `(tokens,)`, and how many belong to each text; `filler` more follow the last text."""
-
-    ids: npt.NDArray[np.int64]
-    lengths: list[int]
-    filler: int = 0
-
-
 class Encoder(Protocol):
-    """What the engine needs of a model: whether it packs, and hidden states `(at least sum(lengths), hidden)` of a batch."""
+    """What the engine needs of a model: whether it packs, and hidden states of a batch, `(at least sum(lengths), hidden)`, or of
+    its tokens `rows` alone."""
 
     packing: Packing
 
-    def hidden_states(self, batch: TokenBatch) -> Tensor: ...
+    def hidden_states(self, batch: TokenBatch, rows: npt.NDArray[np.int64] | None = None) -> Tensor: ...
+
+
+def load_encoder(
+    spec: ModelSpec, device: torch.device, dtype: str, *, encoder: str, trust_remote_code: bool, pack: bool, deterministic: bool
+) -> Encoder:
+    """The quickest encoder that this model may have; `encoder="transformers"` asks for the stock module outright.
+
+    Raises:
+        ModelError: transformers can't load the model either.
+    """
+    if encoder == "auto" and pack and not trust_remote_code:
+        from sightline.embedding.forward import Unsupported
+        from sightline.embedding.packed_encoder import PackedEncoder
+
+        try:
+            return PackedEncoder(spec, device, dtype, deterministic=deterministic)
+        except Unsupported as reason:
+            log.info("%s runs as transformers' own module: %s", spec.name, reason)
+    return TransformersEncoder(spec, device, dtype, trust_remote_code=trust_remote_code, pack=pack, deterministic=deterministic)
 
 
 class TransformersEncoder:
@@ -52,8 +66,17 @@ class TransformersEncoder:
     """
 
     def __init__(
-        self, spec: ModelSpec, device: torch.device, dtype: str, *, trust_remote_code: bool = False, pack: bool = True
+        self,
+        spec: ModelSpec,
+        device: torch.device,
+        dtype: str,
+        *,
+        trust_remote_code: bool = False,
+        pack: bool = True,
+        deterministic: bool = False,
     ) -> None:
+        if device.type == "cpu" and dtype == "bfloat16":
+            native.kernels(wait=deterministic)
         self._model = load_model(spec, device, dtype, trust_remote_code=trust_remote_code)
         self._device = device
         self._pad_id = int(spec.config.get("pad_token_id") or 0)
@@ -62,9 +85,10 @@ class TransformersEncoder:
         if self.packing.packs and device.type == "cpu":
             prepack(self._model, rows=default_batch_tokens(device))
 
-    def hidden_states(self, batch: TokenBatch) -> Tensor:
-        """Hidden states of the texts back to back, `(tokens, hidden)`."""
-        return self._packed(batch) if self.packing.packs else self._padded(batch)
+    def hidden_states(self, batch: TokenBatch, rows: npt.NDArray[np.int64] | None = None) -> Tensor:
+        """Hidden states of the texts back to back, `(tokens, hidden)`, or of the tokens `rows`."""
+        hidden = self._packed(batch) if self.packing.packs else self._padded(batch)
+        return hidden if rows is None else hidden[to_device(rows, self._device)]
 
     def _packed(self, batch: TokenBatch) -> Tensor:
         lengths = batch.lengths + _pieces(batch.filler)

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ENCODERS = ("auto", "transformers")
 # Texts tokenised at a time: enough to sort by length, few enough that memory stays flat and the device starts early.
 _WINDOW_TEXTS, _WINDOW_CHARACTERS = 1024, 1_000_000
 # A call up to this size is tokenised in the caller's thread: quicker than waking another one.
@@ -111,6 +112,7 @@ class EmbeddingEngine(BaseEmbedder):
         clean: Cleaning steps for texts: any of "bom", "zero_width", "blanks", "newlines".
         split_special_tokens: Read special tokens that stand in a text as plain text. The reference doesn't, so off by default.
         pack: False pads batches even where the model could be packed.
+        encoder: "auto" takes a forward pass of our own where there is one for the model, "transformers" its stock module always.
         threads: CPU threads for the model; None leaves torch's choice. torch's global setting is left alone either way.
         trust_remote_code: Run the Python code that ships with a model.
 
@@ -142,10 +144,11 @@ class EmbeddingEngine(BaseEmbedder):
         clean: Sequence[str] = (),
         split_special_tokens: bool = False,
         pack: bool = True,
+        encoder: str = "auto",
         threads: int | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        _check_arguments(on_too_long, dtype, max_batch_tokens, threads)
+        _check_arguments(on_too_long, dtype, encoder, max_batch_tokens, threads)
         self._spec = load_spec(model, revision=revision, pooling=pooling)
         self._range = _dimension_range(self._spec)
         self._dimensions = self._range.check(dimensions)
@@ -157,7 +160,7 @@ class EmbeddingEngine(BaseEmbedder):
         self._clean = check_steps(clean)
         self._split_special_tokens = split_special_tokens
         self._threads = threads
-        self._run = _RunSettings(device, dtype, max_batch_tokens, deterministic, pack, trust_remote_code)
+        self._run = _RunSettings(device, dtype, max_batch_tokens, deterministic, pack, encoder, trust_remote_code)
         self._counts = _Counts()
         self._queue = SubmissionQueue()
         self._lock = threading.Lock()
@@ -423,6 +426,7 @@ class _RunSettings:
     max_batch_tokens: int | None
     deterministic: bool
     pack: bool
+    encoder: str
     trust_remote_code: bool
 
 
@@ -502,11 +506,15 @@ def _prompt(instructions: Instructions, texts: Texts, role: Role, instruction: I
     return instructions.prompt(role, instruction)
 
 
-def _check_arguments(on_too_long: str, dtype: str | None, max_batch_tokens: int | None, threads: int | None) -> None:
+def _check_arguments(
+    on_too_long: str, dtype: str | None, encoder: str, max_batch_tokens: int | None, threads: int | None
+) -> None:
     if on_too_long not in ON_TOO_LONG:
         raise UsageError(f"on_too_long={on_too_long!r} is unknown. Allowed: {', '.join(ON_TOO_LONG)}.")
     if dtype is not None:
         check_dtype(dtype)
+    if encoder not in ENCODERS:
+        raise UsageError(f"encoder={encoder!r} is unknown. Allowed: {', '.join(ENCODERS)}.")
     for name, value in (("max_batch_tokens", max_batch_tokens), ("threads", threads)):
         if value is not None and value < 1:
             raise UsageError(f"{name}={value} is out of range: at least 1.")
@@ -522,13 +530,16 @@ def _loader(spec: ModelSpec, run: _RunSettings) -> Any:
     """What the device thread calls; it holds no reference to the engine, so that a forgotten one can be collected."""
 
     def load() -> Loaded:
-        from sightline.embedding.encoder import TransformersEncoder
+        from sightline.embedding.encoder import load_encoder
         from sightline.embedding.pooling import Pooler
         from sightline.embedding.worker import Loaded
 
         device = choose_device(run.device)
         dtype = choose_dtype(run.dtype, device)
-        encoder = TransformersEncoder(spec, device, dtype, trust_remote_code=run.trust_remote_code, pack=run.pack)
+        encoder = load_encoder(
+            spec, device, dtype, encoder=run.encoder, trust_remote_code=run.trust_remote_code, pack=run.pack,
+            deterministic=run.deterministic,
+        )  # fmt: skip
         policy = BatchPolicy(run.max_batch_tokens or default_batch_tokens(device), encoder.packing.packs, run.deterministic)
         return Loaded(encoder, Pooler(spec.pooling, spec.head, device), device, dtype, policy)
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -31,14 +33,31 @@ class Pooler:
 
         *Shapes:* hidden `(tokens, hidden)`, both lengths `(num_texts,)` -> float32 `(num_texts, dimensions)`.
         """
-        if self._pooling.include_prompt:
-            skipped = [0] * len(lengths)
-        else:
-            skipped = [min(prompt, length - 1) for prompt, length in zip(prompt_lengths, lengths, strict=True)]
-        pooled = torch.cat([_pool(mode, hidden, lengths, skipped) for mode in self._pooling.modes], dim=1)
+        skipped = self._skipped(lengths, prompt_lengths)
+        return self.finish(torch.cat([_pool(mode, hidden, lengths, skipped) for mode in self._pooling.modes], dim=1))
+
+    def rows(self, lengths: Sequence[int], prompt_lengths: Sequence[int]) -> npt.NDArray[np.int64] | None:
+        """The one token that is pooled of each text, `(num_texts,)`; None where pooling looks at more."""
+        ends: npt.NDArray[np.int64] = np.cumsum(lengths, dtype=np.int64)
+        match self._pooling.modes:
+            case ("lasttoken",):
+                return ends - 1
+            case ("cls",):
+                starts: npt.NDArray[np.int64] = ends - np.asarray(lengths) + np.asarray(self._skipped(lengths, prompt_lengths))
+                return starts
+        return None
+
+    def finish(self, pooled: Tensor) -> Tensor:
+        """What follows the pooling. *Shapes:* `(num_texts, pooled)` -> float32 `(num_texts, dimensions)`."""
+        pooled = pooled.float()
         for module in self._head:
             pooled = module(pooled)
         return pooled
+
+    def _skipped(self, lengths: Sequence[int], prompt_lengths: Sequence[int]) -> list[int]:
+        if self._pooling.include_prompt:
+            return [0] * len(lengths)
+        return [min(prompt, length - 1) for prompt, length in zip(prompt_lengths, lengths, strict=True)]
 
 
 def _pool(mode: str, hidden: Tensor, lengths: Sequence[int], skipped: Sequence[int]) -> Tensor:

@@ -24,8 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sightline.embedding.batching import BatchPolicy
-from sightline.embedding.encoder import Encoder, TokenBatch
+from sightline.embedding.batching import BatchPolicy, TokenBatch
+from sightline.embedding.encoder import Encoder
 from sightline.embedding.packing import Packing
 from sightline.embedding.pooling import Pooler
 from sightline.embedding.submissions import Item, Submission, SubmissionQueue
@@ -219,9 +219,12 @@ class _Loop:
     def _forward(self, items: list[Item]) -> Callable[[], FloatArray]:
         lengths = [len(item) for item in items]
         ids = np.concatenate([item.part.ids for item in items]).astype(np.int64)
-        batch = TokenBatch(ids, lengths, self._policy.filler(lengths))
-        hidden = self._loaded.encoder.hidden_states(batch)
-        return _to_host(self._loaded.pooler(hidden, lengths, [item.part.prompt_length for item in items]))
+        prompts = [item.part.prompt_length for item in items]
+        batch = TokenBatch(ids, lengths, self._policy.filler(lengths), prompts)
+        # A product over the pooled tokens alone has another number of rows in every batch, and with it other bits.
+        rows = None if self._policy.deterministic else self._loaded.pooler.rows(lengths, prompts)
+        hidden = self._loaded.encoder.hidden_states(batch, rows)
+        return _to_host(self._loaded.pooler(hidden, lengths, prompts) if rows is None else self._loaded.pooler.finish(hidden))
 
     def _deliver(self, items: list[Item], wait: Callable[[], FloatArray]) -> None:
         try:

@@ -18,9 +18,11 @@ from sightline.embedding import native, packed_encoder
 from sightline.embedding.batching import TokenBatch
 from sightline.embedding.forward import Unsupported
 from sightline.embedding.graphs import _inputs
+from sightline.embedding.linear import Int8Linear, Linear, make_int8
 from sightline.embedding.models import load_spec
 from sightline.embedding.operators import NativeOperators, Norm, Pack, Rotation, TorchOperators
 from sightline.embedding.packed_encoder import PackedEncoder, make_pack
+from sightline.errors import ModelError, UsageError
 from texts import TEXTS, prose
 
 CPU = torch.device("cpu")
@@ -301,6 +303,82 @@ def test_many_threads_ask_for_kernels_that_are_built_once(monkeypatch):
     for thread in threads:
         thread.join()
     assert len(builds) == 1
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("width", "depth", "activation"), [(64, 16, None), (192, 80, "gelu"), (128, 384, "gelu"), (64, 64, "relu")]
+)
+def test_int8_product_is_near_the_exact_one(width, depth, activation):
+    """To the error of eight bits, over rows around the tiles' edges, of either sign and of one sign only."""
+    generator = torch.Generator().manual_seed(3)
+    weight, bias = torch.randn(width, depth, generator=generator).to(torch.bfloat16), torch.randn(width).to(torch.bfloat16)
+    layer = make_int8(weight, bias, native.kernels(wait=True))
+    assert isinstance(layer, Int8Linear)
+    for count in (1, 5, 6, 7, 95, 96, 97, 200):
+        rows = torch.randn(count, depth, generator=generator).to(torch.bfloat16)
+        for some in (rows, rows.abs(), torch.zeros_like(rows)):
+            exact = Linear(weight.float(), bias.float())(some.float(), activation)
+            assert (layer(some, activation).float() - exact).norm() <= 0.015 * exact.norm()
+
+
+@needs_kernels
+def test_int8_row_depends_on_itself_alone():
+    """To the bit, because integers are summed exactly."""
+    generator = torch.Generator().manual_seed(4)
+    layer = make_int8(torch.randn(128, 64, generator=generator).to(torch.bfloat16), None, native.kernels(wait=True))
+    rows = torch.randn(210, 64, generator=generator).to(torch.bfloat16)
+    together = layer(rows)
+    for start, end in ((0, 1), (3, 10), (90, 101), (200, 210)):
+        assert torch.equal(layer(rows[start:end]), together[start:end])
+
+
+@needs_kernels
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_int8_keeps_what_isnt_finite(wrong):
+    """A NaN must reach the caller; a byte could hide it."""
+    layer = make_int8(torch.ones(64, 32, dtype=torch.bfloat16), None, native.kernels(wait=True))
+    rows = torch.ones(8, 32, dtype=torch.bfloat16)
+    rows[3, 7] = wrong
+    assert torch.isfinite(layer(rows)).all(1).tolist() == [True, True, True, False, True, True, True, True]
+
+
+@needs_kernels
+def test_int8_minilm_is_near_float32(minilm_folder, minilm):
+    """No text is further than cosine 0.99, in the mean 0.998, and none depends on what it is embedded with."""
+    with EmbeddingEngine(minilm_folder, dtype="int8", device="cpu") as engine:
+        vectors = engine.embed_documents(TEXTS)
+        assert engine.describe().dtype == "int8"
+    cosines = (vectors * minilm.embed_documents(TEXTS)).sum(axis=1)
+    assert cosines.min() >= 0.99
+    assert cosines.mean() >= 0.998
+
+
+@needs_kernels
+def test_int8_is_refused_for_a_model_that_it_changes_too_much(make_model, monkeypatch):
+    """The error says by how much, and what to do."""
+    monkeypatch.setattr(packed_encoder, "_LEAST_INT8_COSINE", 0.99999)
+    with pytest.raises(ModelError, match=r"cosine 0\.\d+ .*Leave dtype out"):
+        encoder(make_model("bert"), "int8")
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("modernbert", {}), ("bert", {"encoder": "transformers"}), ("bert", {"pack": False})],
+    ids=["no forward", "stock module", "padded"],
+)
+def test_int8_is_refused_where_it_isnt_there(make_model, family, options):
+    """Instead of bfloat16 by another name."""
+    with pytest.raises(UsageError, match="dtype='int8'"):
+        EmbeddingEngine(make_model(family), dtype="int8", device="cpu", **options).load()
+
+
+def test_int8_is_refused_on_another_cpu(monkeypatch, minilm_folder):
+    """One without the instructions."""
+    monkeypatch.setattr("sightline.embedding.device.cpu_features", lambda: ())
+    with pytest.raises(UsageError, match="AVX-512"):
+        EmbeddingEngine(minilm_folder, dtype="int8", device="cpu").load()
 
 
 class Wrong(TorchOperators):

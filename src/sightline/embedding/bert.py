@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from sightline.embedding.forward import Unsupported
-from sightline.embedding.linear import ACTIVATIONS, Linear, make_linear
+from sightline.embedding.linear import ACTIVATIONS, Linear, MakeLinear
 from sightline.embedding.operators import Norm, Operators, Pack, Prefix
 from sightline.embedding.packing import Positions
 from sightline.embedding.weights import Weights
@@ -74,7 +74,7 @@ class BertForward:
 
     causal = False
 
-    def __init__(self, config: Mapping[str, Any], weights: Weights, rows: int) -> None:
+    def __init__(self, config: Mapping[str, Any], weights: Weights, make: MakeLinear) -> None:
         config = _checked(config)
         kind = config["model_type"]
         self._heads = int(config["num_attention_heads"])
@@ -91,7 +91,7 @@ class BertForward:
         self._norm = _norm(weights, "embeddings.LayerNorm", epsilon)
         names = _DISTILBERT if kind == "distilbert" else _BERT
         count = int(config["num_hidden_layers"])
-        self._layers = [_layer(weights, names, names.layer.format(number), epsilon, rows) for number in range(count)]
+        self._layers = [_layer(weights, names, names.layer.format(number), epsilon, make) for number in range(count)]
 
     @property
     def vocabulary(self) -> int:
@@ -142,22 +142,20 @@ def _checked(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def _layer(weights: Weights, names: _Names, at: str, epsilon: float, rows: int) -> _Layer:
+def _layer(weights: Weights, names: _Names, at: str, epsilon: float, make: MakeLinear) -> _Layer:
     three = (names.query, names.key, names.value)
     return _Layer(
-        make_linear(
-            weights.stack(*(f"{at}{name}.weight" for name in three)), weights.stack(*(f"{at}{name}.bias" for name in three)), rows
-        ),
-        _linear(weights, at + names.out, rows),
+        make(weights.stack(*(f"{at}{n}.weight" for n in three)), weights.stack(*(f"{at}{n}.bias" for n in three))),
+        _linear(weights, at + names.out, make),
         _norm(weights, at + names.attention_norm, epsilon),
-        _linear(weights, at + names.inner, rows),
-        _linear(weights, at + names.outer, rows),
+        _linear(weights, at + names.inner, make),
+        _linear(weights, at + names.outer, make),
         _norm(weights, at + names.outer_norm, epsilon),
     )
 
 
-def _linear(weights: Weights, name: str, rows: int) -> Linear:
-    return make_linear(weights.take(f"{name}.weight"), weights.take(f"{name}.bias"), rows)
+def _linear(weights: Weights, name: str, make: MakeLinear) -> Linear:
+    return make(weights.take(f"{name}.weight"), weights.take(f"{name}.bias"))
 
 
 def _norm(weights: Weights, name: str, epsilon: float) -> Norm:

@@ -11,7 +11,7 @@ from sightline.errors import MissingExtra, UsageError
 if TYPE_CHECKING:
     import torch
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,11 @@ def choose_dtype(name: str | None, device: torch.device) -> str:
     float16 is never chosen: Qwen3-Embedding overflows in it (its makers: use float32 or bfloat16).
 
     Raises:
-        UsageError: An unknown name.
+        UsageError: An unknown name, or int8 where there are no kernels for it.
     """
+    if name == "int8" and (device.type != "cpu" or "avx512_bf16" not in cpu_features()):
+        found = ", ".join(cpu_features()) or "neither" if device.type == "cpu" else str(device)
+        raise UsageError(f"dtype='int8' needs a CPU with AVX-512 BF16 (found: {found}). Leave dtype out.")
     if name is not None:
         return check_dtype(name)
     torch = import_torch()

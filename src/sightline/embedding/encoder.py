@@ -22,7 +22,7 @@ from sightline.embedding.device import default_batch_tokens
 from sightline.embedding.linear import prepack
 from sightline.embedding.models import ModelSpec
 from sightline.embedding.packing import Packing, check_packing, forward_packed, no_cache, to_device
-from sightline.errors import MissingExtra, ModelError
+from sightline.errors import MissingExtra, ModelError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,11 @@ def load_encoder(
         try:
             return PackedEncoder(spec, device, dtype, deterministic=deterministic)
         except Unsupported as reason:
+            if dtype == "int8":
+                raise UsageError(f"dtype='int8' isn't there for {spec.name} ({reason}). Leave dtype out.") from reason
             log.info("%s runs as transformers' own module: %s", spec.name, reason)
+    if dtype == "int8":
+        raise UsageError("dtype='int8' needs the forward pass of our own: leave out encoder=, pack= and trust_remote_code=.")
     return TransformersEncoder(spec, device, dtype, trust_remote_code=trust_remote_code, pack=pack, deterministic=deterministic)
 
 

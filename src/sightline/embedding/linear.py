@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, relu, silu
 
+from sightline.embedding.native import Kernels
+
 log = logging.getLogger(__name__)
 
 _PROBE_ROWS = 16
@@ -41,6 +43,9 @@ class Linear:
         return product if activation is None else ACTIVATIONS[activation](product)
 
 
+MakeLinear = Callable[[Tensor, Tensor | None], Linear]
+
+
 class PackedLinear(Linear):
     """The same over a weight in oneDNN's layout; bfloat16 on a CPU."""
 
@@ -49,6 +54,29 @@ class PackedLinear(Linear):
         name, variant = _FUSED.get(activation or "", ("none", ""))
         product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, name, [], variant)
         return product if activation is None or name != "none" else ACTIVATIONS[activation](product)
+
+
+class Int8Linear(Linear):
+    """The same with int8 products, summed exactly: a scale for each column of the weight, and one for each row as it comes.
+
+    A row's result depends on that row alone, to the bit.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, kernels: Kernels) -> None:
+        self._kernels = kernels
+        width, depth = weight.shape
+        weight = weight.float()
+        self._scales = (weight.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        whole = (weight / self._scales[:, None]).round().to(torch.int8)
+        self._sums = whole.sum(1, dtype=torch.int32)
+        self._weights = whole.view(width // 64, 64, depth // 4, 4).transpose(1, 2).contiguous()
+        self._bias = torch.zeros(width) if bias is None else bias.float()
+
+    def __call__(self, rows: Tensor, activation: str | None = None) -> Tensor:
+        """As `Linear`, for bfloat16 rows."""
+        gelu = activation == "gelu"
+        product = self._kernels.linear_int8(rows, self._weights, self._scales, self._sums, self._bias, gelu=gelu)
+        return product if activation is None or gelu else ACTIVATIONS[activation](product)
 
 
 class PackedModule(nn.Module):
@@ -61,6 +89,12 @@ class PackedModule(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Multiply with the packed weight and add the bias."""
         return self._packed(rows)
+
+
+def make_int8(weight: Tensor, bias: Tensor | None, kernels: Kernels) -> Linear:
+    """A linear layer with int8 products; one whose sizes they aren't written for stays in bfloat16."""
+    fits = weight.shape[0] % 64 == 0 and weight.shape[1] % 16 == 0
+    return Int8Linear(weight, bias, kernels) if fits else Linear(weight, bias)
 
 
 def make_linear(weight: Tensor, bias: Tensor | None, rows: int) -> Linear:

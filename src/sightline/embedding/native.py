@@ -43,6 +43,8 @@ class Kernels:
         library.add_and_rms_norm.argtypes = [_POINTER] * 5 + [_INT] * 2 + [_FLOAT, _INT]
         library.add_and_layer_norm.argtypes = [_POINTER] * 5 + [_INT] * 2 + [_FLOAT, _INT]
         library.norm_and_rotate.argtypes = [_POINTER] * 6 + [_INT, _LONG] + [_INT] * 3 + [_FLOAT, _INT]
+        library.gelu_rows.argtypes = [_POINTER, _LONG, _INT]
+        library.linear_int8.argtypes = [_POINTER] * 6 + [_INT] * 5
         library.silu_and_multiply.argtypes = [_POINTER] * 2 + [_INT] * 3
 
     def attend(
@@ -116,6 +118,25 @@ class Kernels:
         count, width = rows.shape[0], rows.shape[1] // 2
         out = torch.empty((count, width), dtype=torch.bfloat16)
         self._library.silu_and_multiply(rows.data_ptr(), out.data_ptr(), count, width, torch.get_num_threads())
+        return out
+
+
+    def linear_int8(
+        self, rows: Tensor, weights: Tensor, scales: Tensor, sums: Tensor, bias: Tensor, *, gelu: bool = False
+    ) -> Tensor:
+        """Rows quantised one by one times int8 weights, plus the bias; gelu of that if wanted.
+
+        *Shapes:* rows `(tokens, depth)`, weights int8 `(width / 64, depth / 4, 64, 4)`, scales and bias float32 and sums int32
+        `(width,)` -> `(tokens, width)`. `width` is a multiple of 64, `depth` of 16.
+        """
+        rows = rows.contiguous()
+        out = torch.empty((len(rows), len(scales)), dtype=torch.bfloat16)
+        failed = self._library.linear_int8(
+            rows.data_ptr(), weights.data_ptr(), scales.data_ptr(), sums.data_ptr(), bias.data_ptr(), out.data_ptr(),
+            *rows.shape, len(scales), int(gelu), torch.get_num_threads(),
+        )  # fmt: skip
+        if failed:
+            raise MemoryError("out of memory in a matrix product; lower max_batch_tokens")
         return out
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,12 @@ from sightline.embedding.batching import TokenBatch
 from sightline.embedding.device import default_batch_tokens
 from sightline.embedding.forward import Forward, Unsupported
 from sightline.embedding.graphs import Graphs
+from sightline.embedding.linear import MakeLinear, make_int8, make_linear
 from sightline.embedding.models import ModelSpec
 from sightline.embedding.operators import NativeOperators, Operators, Pack, Prefix, TorchOperators
 from sightline.embedding.packing import Packing, to_device
 from sightline.embedding.weights import Weights
+from sightline.errors import ModelError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ _LEAST_PREFIX = 8
 _PREFIXES_KEPT = 8
 # A fused operator may be so many times as far from float32 as plain torch is in the same number format.
 _NOISE_FACTOR = 2.0
+# Mean cosine of hidden states in int8 and in bfloat16, below which a model's vectors would suffer.
+_LEAST_INT8_COSINE = 0.99
 _PROBE_LENGTHS = (33, 1, 70, 18)
 
 
@@ -49,7 +54,7 @@ class PackedEncoder:
 
     def __init__(self, spec: ModelSpec, device: torch.device, dtype: str, *, deterministic: bool = False) -> None:
         self._device = device
-        self._forward = _load(spec, device, getattr(torch, dtype))
+        self._forward = _load_int8(spec) if dtype == "int8" else _load(spec, device, getattr(torch, dtype))
         self._pad_id = int(spec.config.get("pad_token_id") or 0)
         self._operators = _operators(self._forward, device, dtype, deterministic)
         self._graphs = Graphs(self._forward, self._operators, device) if device.type == "cuda" and not deterministic else None
@@ -128,7 +133,26 @@ def _shared_tokens(batch: TokenBatch) -> int:
     return shared if shared >= _LEAST_PREFIX else 0
 
 
-def _load(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Forward:
+def _load_int8(spec: ModelSpec) -> Forward:
+    """The forward with int8 products, if they leave the hidden states nearly what they are in bfloat16."""
+    cpu = torch.device("cpu")
+    kernels = native.kernels(wait=True)
+    if kernels is None:
+        raise UsageError("dtype='int8' needs the CPU kernels, which aren't there (the log says why). Leave dtype out.")
+    exact, quick = _load(spec, cpu, torch.bfloat16), _load(spec, cpu, torch.bfloat16, partial(make_int8, kernels=kernels))
+    ids = np.random.default_rng(0).integers(0, exact.vocabulary, size=sum(_PROBE_LENGTHS))
+    operators, pack = NativeOperators(wait=True), make_pack(exact, ids, list(_PROBE_LENGTHS), cpu)
+    expected, found = exact(pack, operators).float(), quick(pack, operators).float()
+    cosine = float(torch.nn.functional.cosine_similarity(expected, found, dim=1).mean())
+    if not cosine >= _LEAST_INT8_COSINE:
+        raise ModelError(
+            f"{spec.name} loses too much in int8: its hidden states are at cosine {cosine:.4f} to bfloat16's, at least "
+            f"{_LEAST_INT8_COSINE} is wanted. Leave dtype out."
+        )
+    return quick
+
+
+def _load(spec: ModelSpec, device: torch.device, dtype: torch.dtype, make: MakeLinear | None = None) -> Forward:
     config = spec.config
     family = next(((module, kind) for module, kind in _FAMILIES if config.get("model_type") in module.MODEL_TYPES), None)
     if family is None:
@@ -138,7 +162,7 @@ def _load(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Forward:
     module, kind = family
     with Weights(spec, device, dtype, prefixes=module.PREFIXES) as weights:
         try:
-            forward: Forward = kind(config, weights, default_batch_tokens(device))
+            forward: Forward = kind(config, weights, make or partial(make_linear, rows=default_batch_tokens(device)))
         except KeyError as error:
             raise Unsupported(f"the folder has no {error}") from error
         left = sorted(name for name in weights.left if not name.startswith(module.UNUSED))
@@ -148,7 +172,7 @@ def _load(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Forward:
 
 
 def _operators(forward: Forward, device: torch.device, dtype: str, deterministic: bool) -> Operators:
-    if device.type == "cpu" and dtype == "bfloat16" and native.usable():
+    if device.type == "cpu" and dtype in ("bfloat16", "int8") and native.usable():
         return NativeOperators(wait=deterministic)
     if device.type == "cuda":
         return _cuda_operators(forward, device)

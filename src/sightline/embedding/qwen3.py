@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sightline.embedding.forward import Unsupported
-from sightline.embedding.linear import Linear, make_linear
+from sightline.embedding.linear import Linear, MakeLinear
 from sightline.embedding.operators import Norm, Operators, Pack, Prefix, Rotation
 from sightline.embedding.packing import Positions
 from sightline.embedding.weights import Weights
@@ -45,7 +45,7 @@ class Qwen3Forward:
 
     positions = Positions()
 
-    def __init__(self, config: Mapping[str, Any], weights: Weights, rows: int) -> None:
+    def __init__(self, config: Mapping[str, Any], weights: Weights, make: MakeLinear) -> None:
         _check(config)
         self._heads, self._kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
         self._width = int(config.get("head_dim") or 128)
@@ -55,7 +55,7 @@ class Qwen3Forward:
         positions = int(config.get("max_position_embeddings", 32768))
         tables = _rotary_tables(positions, self._width, _theta(config), self._words.device)
         self._layers = [
-            self._layer(weights, f"layers.{number}.", epsilon, tables, rows) for number in range(int(config["num_hidden_layers"]))
+            self._layer(weights, f"layers.{number}.", epsilon, tables, make) for number in range(int(config["num_hidden_layers"]))
         ]
         self._norm = Norm(weights.take("norm.weight"), None, epsilon)
 
@@ -98,17 +98,17 @@ class Qwen3Forward:
         scale = self._width**-0.5
         return operators.attend(query, key, value, pack, scale=scale, causal=self.causal, prefix=prefix).flatten(1)
 
-    def _layer(self, weights: Weights, at: str, epsilon: float, tables: tuple[Tensor, Tensor], rows: int) -> _Layer:
+    def _layer(self, weights: Weights, at: str, epsilon: float, tables: tuple[Tensor, Tensor], make: MakeLinear) -> _Layer:
         three = [f"{at}self_attn.{name}_proj" for name in "qkv"]
         query_norm, key_norm = (Norm(weights.take(f"{at}self_attn.{name}_norm.weight"), None, epsilon) for name in "qk")
         return _Layer(
             Norm(weights.take(f"{at}input_layernorm.weight"), None, epsilon),
-            make_linear(weights.stack(*(f"{n}.weight" for n in three)), weights.maybe_stack(*(f"{n}.bias" for n in three)), rows),
+            make(weights.stack(*(f"{n}.weight" for n in three)), weights.maybe_stack(*(f"{n}.bias" for n in three))),
             Rotation(query_norm, key_norm, *tables, self._heads, self._kv_heads),
-            make_linear(weights.take(f"{at}self_attn.o_proj.weight"), weights.maybe_stack(f"{at}self_attn.o_proj.bias"), rows),
+            make(weights.take(f"{at}self_attn.o_proj.weight"), weights.maybe_stack(f"{at}self_attn.o_proj.bias")),
             Norm(weights.take(f"{at}post_attention_layernorm.weight"), None, epsilon),
-            make_linear(weights.stack(f"{at}mlp.gate_proj.weight", f"{at}mlp.up_proj.weight"), None, rows),
-            make_linear(weights.take(f"{at}mlp.down_proj.weight"), None, rows),
+            make(weights.stack(f"{at}mlp.gate_proj.weight", f"{at}mlp.up_proj.weight"), None),
+            make(weights.take(f"{at}mlp.down_proj.weight"), None),
         )
 
 

@@ -72,7 +72,9 @@ def measure(names: Sequence[str], work: Path, plan: Plan, machine: Figures, say:
 
 
 def _measure_model(model: Model, work: Path, plan: Plan, machine: Figures, say: Say) -> Figures:
-    made, skipped_mixes = _mixes(model, plan, say)
+    source = mixes.open_source(model.languages)
+    say(f"texts: {source.name}")
+    made, skipped_mixes = _mixes(model, source, plan, say)
     settings = {"folder": model.folder, "mixes": str(work / "mixes.json"), "passes": plan.passes, "device": plan.device}
     _write_mixes(made, work / "mixes.json")
     _write_mixes([mix.sample(plan.sweep_tokens) for mix in made if mix.name != "one"] or made, work / "sample.json")
@@ -85,6 +87,7 @@ def _measure_model(model: Model, work: Path, plan: Plan, machine: Figures, say: 
     rounds = in_turn(sides, plan.rounds, say, skipped)
     return {
         "model": model.facts(),
+        "texts": source.name,
         "mixes": {mix.name: {**mix.facts(), "flops": model.shape.flops(mix.lengths)} for mix in made},
         "skipped_mixes": skipped_mixes,
         "ceiling": limits,
@@ -95,10 +98,9 @@ def _measure_model(model: Model, work: Path, plan: Plan, machine: Figures, say: 
     }
 
 
-def _mixes(model: Model, plan: Plan, say: Say) -> tuple[list[Mix], dict[str, str]]:
+def _mixes(model: Model, source: mixes.Source, plan: Plan, say: Say) -> tuple[list[Mix], dict[str, str]]:
     """The mixes, shortest texts first, and why some aren't there."""
-    tokenizer, source = mixes.open_tokenizer(model.folder), mixes.open_source(model.languages)
-    say(f"texts: {source.name}")
+    tokenizer = mixes.open_tokenizer(model.folder)
     made, skipped = [], {}
     for name in mixes.NAMES:
         if name not in plan.mixes:

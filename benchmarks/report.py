@@ -23,7 +23,7 @@ def engine_report(name: str, found: Figures) -> str:
     parts = [
         f"### {name}",
         f"{model['shape']['layers']} layers, {model['weights']} weights, tokenizer: {model['tokenizer']}. "
-        + f"Ceiling: {', '.join(ceilings)}.",
+        + f"Texts: {found['texts']}. Ceiling: {', '.join(ceilings)}.",
         *(_mix_report(mix, facts, found) for mix, facts in found["mixes"].items()),
         _load_table(found),
         *(f"Not measured: {side}: {_first_lines(reason)}" for side, reason in found["skipped"].items()),

@@ -53,11 +53,11 @@ def measure(rounds: int, say: Callable[[str], None]) -> tuple[Figures, str]:
         one = middle(figures)
         rows.append([
             name, *(f"{one[part]:.2f}" for part in ("wall_seconds", "import", "open", "first")), f"{1e3 * one['second']:.1f}",
-            f"{one['cpu_seconds']:.2f}", f"{one['peak_mb']:.0f}", ratios(found["Sightline"], figures, "wall_seconds"),
+            f"{one['cpu_seconds']:.2f}", f"{one['peak_mb']:.0f}", ratios(figures, found["Sightline"], "wall_seconds"),
         ])  # fmt: skip
     header = [
         "side", "whole process, s", "import, s", "open, s", "first query, s", "second query, ms", "CPU s", "peak MB",
-        "Sightline / this",
+        "Sightline is",
     ]  # fmt: skip
     return found, table(header, rows)
 

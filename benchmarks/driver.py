@@ -50,14 +50,15 @@ def measured(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def swept(settings: dict[str, Any]) -> dict[str, Any]:
-    """Tokens a second of each mix at each batch size; sizes beyond the number of texts are left out."""
+    """Tokens a second of each mix at each batch size that isn't beyond its number of texts; one by one where all are."""
     mixes = json.loads(Path(settings["mixes"]).read_text())
     embed, figures = _loaded(settings, mixes)
     rates: dict[str, dict[int, float]] = {}
-    for batch in settings["sizes"]:
+    usable = {name: [size for size in settings["sizes"] if size <= len(mix["texts"])] or [1] for name, mix in mixes.items()}
+    for batch in sorted(set().union(*usable.values())):
         for name, mix in mixes.items():
             texts = mix["texts"]
-            if batch > max(1, len(texts)):
+            if batch not in usable[name]:
                 continue
             embed(texts if settings.get("compile") else _sample(texts), batch)
             began = time.perf_counter()

@@ -14,7 +14,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c c
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo test test-all check bench bench-peers clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,11 +40,13 @@ check: .venv/.dev  ## lint, types and the quick tests: what must pass before a c
 	for adapter in $(ADAPTERS); do (cd adapters/$$adapter && ../../$(BIN)/mypy) || exit 1; done
 	$(MAKE) test
 
-bench: .venv/.bench  ## measure Sightline beside its peers and print the table
-	$(BIN)/python -m benchmarks
+bench: .venv/.bench  ## measure Sightline beside its peers and print the tables (ARGS="--quick" and the like)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: .venv-openvino/.ready .venv-infinity/.ready  ## make the environments of the peers that need their own
 
 clean:  ## remove .venv, the demo collection and all caches
-	rm -rf .venv demo-kb .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-openvino .venv-infinity demo-kb .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) was not found. Sightline needs Python 3.11 to 3.14: try 'make $(MAKECMDGOALS) PYTHON=python3'."; exit 2; }
@@ -64,4 +66,11 @@ $(BIN)/python:
 .venv/.dev-all: $(ALL_ADAPTERS:%=adapters/%/pyproject.toml)
 .venv/.quickstart .venv/.dev .venv/.dev-all .venv/.bench: pyproject.toml constraints.txt .venv/.torch
 	$(PIP) $(WHAT)
+	@touch $@
+
+# Peers of the benchmark whose requirements don't go together with ours.
+.venv-%/.ready: benchmarks/requirements-%.txt constraints.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet $(TORCH)
+	.venv-$*/bin/python -m pip install --quiet -r $<
 	@touch $@

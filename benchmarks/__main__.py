@@ -1,4 +1,4 @@
-"""Run the cases in turn, print Markdown tables, and write every figure to `benchmarks/results/`."""
+"""Run the cases in turn, print Markdown tables, and write every figure of each case to a file in `benchmarks/results/`."""
 
 from __future__ import annotations
 
@@ -7,71 +7,132 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import embedding, growth, indexing, questions, updates
+from benchmarks import engine, growth, indexing, mixes, models, peers, questions, startup, tokenizing, updates, volume
 from benchmarks.corpus import Corpus, prepare
 from benchmarks.measuring import circumstances
 
 _RESULTS = Path(__file__).parent / "results"
-_CASES = ("indexing", "embedding", "updates", "growth", "questions")
+_ON_CORPUS = ("indexing", "updates")
+_TITLES = {
+    "engine": "Embedding",
+    "startup": "Start to first answer",
+    "tokenize": "Tokenising alone",
+    "volume": "Growth of work",
+    "indexing": "Indexing",
+    "updates": "What a change costs",
+    "growth": "Growth",
+    "questions": "Questions at once",
+}
+_DEFAULT_CASES = ("engine", "startup", "indexing")
+_QUICK_MIXES = ("queries", "chunks", "one")
 
 
 def main() -> None:
     """Parse the options, measure, print."""
     options = _options()
-    facts = circumstances() | {"settings": vars(options)}
+    facts = circumstances()
     dtype = options.dtype or facts["machine"]["dtype"]
     with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:
         work = Path(name)
-        corpus = prepare(work, options.files)
-        facts |= {"corpus": corpus.facts(), "dtype": dtype}
-        print(_heading(facts, corpus, dtype), flush=True)
-        if "indexing" in options.cases:
-            facts["indexing"], text = indexing.measure(corpus, work, dtype, options.rounds, _say)
-            print(f"\n## Indexing\n\n{text}", flush=True)
-        if "embedding" in options.cases:
-            facts["embedding"], text = embedding.measure(corpus, work, dtype, options.rounds, options.texts, _say)
-            print(f"\n## Embedding\n\n{text}", flush=True)
-        if "updates" in options.cases:
-            facts["updates"], text = updates.measure(corpus, work, dtype, _say)
-            print(f"\n## What a change costs\n\n{text}", flush=True)
-        if "growth" in options.cases:
-            facts["growth"], text = growth.measure(work, _say)
-            print(f"\n## Growth\n\n{text}", flush=True)
-        if "questions" in options.cases:
-            facts["questions"], text = questions.measure(dtype, options.rounds, _say)
-            print(f"\n## Questions at once\n\n{text}", flush=True)
-    _RESULTS.mkdir(exist_ok=True)
-    path = _RESULTS / f"{time.strftime('%Y-%m-%d-%H%M%S', time.gmtime())}.json"
-    path.write_text(json.dumps(facts, indent=1) + "\n")
-    print(f"\nEvery figure of every round: {path.relative_to(_RESULTS.parent.parent)}")
+        corpus = prepare(work, options.files) if set(options.cases) & set(_ON_CORPUS) else None
+        print(_heading(facts, options), flush=True)
+        for case in options.cases:
+            more = {"corpus": corpus.facts()} if corpus is not None and case in _ON_CORPUS else {}
+            found, text = _measure(case, options, facts["machine"], corpus, work, dtype)
+            path = _write(case, {**facts, "case": case, "settings": vars(options), "dtype": dtype, **more, case: found})
+            about = f"{_about(corpus, dtype)}\n\n" if more else ""
+            print(f"\n## {_TITLES[case]}\n\n{about}{text}\n\nEvery figure: {path}", flush=True)
+
+
+def _measure(
+    case: str, options: argparse.Namespace, machine: dict[str, Any], corpus: Corpus | None, work: Path, dtype: str
+) -> tuple[Any, str]:
+    """One case's figures and its tables."""
+    rounds = options.rounds
+    runs: dict[str, Callable[[], tuple[Any, str]]] = {
+        "engine": lambda: engine.measure(options.models, work, _plan(options), machine, _say),
+        "startup": lambda: startup.measure(rounds, _say),
+        "tokenize": lambda: tokenizing.measure(work, rounds, _say),
+        "volume": lambda: volume.measure(work, options.sizes, _say),
+        "growth": lambda: growth.measure(work, _say),
+        "questions": lambda: questions.measure(dtype, rounds, _say),
+    }
+    if corpus is not None:
+        runs["indexing"] = lambda: indexing.measure(corpus, work, dtype, rounds, _say)
+        runs["updates"] = lambda: updates.measure(corpus, work, dtype, _say)
+    return runs[case]()
+
+
+def _plan(options: argparse.Namespace) -> engine.Plan:
+    quick = options.quick
+    earlier = json.loads(options.sweeps_of.read_text())["engine"]["models"] if options.sweeps_of else {}
+    return engine.Plan(
+        mixes=options.mixes, sides=options.sides, rounds=options.rounds, passes=1, sizes=(4, 16) if quick else peers.BATCHES,
+        budget=options.tokens or (16_000 if quick else None), sweep_tokens=4_000 if quick else 12_000, layers=options.layers,
+        device=options.device, is_quick=quick, earlier=earlier,
+    )  # fmt: skip
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure Sightline beside its peers.")
-    parser.add_argument("--cases", nargs="+", choices=_CASES, default=["indexing", "embedding"], help="which cases to run")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (3)")
-    parser.add_argument("--files", type=int, help="take about so many files, spread evenly (all)")
-    parser.add_argument("--texts", type=int, default=2000, help="at most so many chunks in the embedding case (2000)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="of both sides (what this CPU computes fast)")
+    parser.add_argument(
+        "--cases", nargs="+", choices=_TITLES, default=_DEFAULT_CASES, help="engine, startup and indexing by default"
+    )
+    parser.add_argument("--quick", action="store_true", help="the engine case in under five minutes: small samples, one round")
+    parser.add_argument("--rounds", type=int, help="how often each side runs (3)")
+    engine_only = parser.add_argument_group("the engine case")
+    engine_only.add_argument("--models", nargs="+", choices=models.NAMES, default=["minilm"], help="minilm by default")
+    engine_only.add_argument(
+        "--mixes", nargs="+", choices=mixes.NAMES, default=_QUICK_MIXES, help="queries, chunks and one by default"
+    )
+    engine_only.add_argument("--sides", nargs="+", default=[], metavar="WORD", help="only sides with one of these in their name")
+    engine_only.add_argument("--tokens", type=int, help="about so many tokens in each mix (what suits model and device)")
+    engine_only.add_argument("--layers", type=int, help="of the models with random weights (4 for Qwen3, 12 for XLM-R)")
+    engine_only.add_argument("--sweeps-of", type=Path, metavar="RESULT.json", help="take what an earlier result's sweeps chose")
+    engine_only.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the models run (cpu)")
+    others = parser.add_argument_group("other cases")
+    others.add_argument("--files", type=int, help="indexing, updates: take about so many files, spread evenly (all)")
+    others.add_argument("--dtype", choices=("bfloat16", "float32"), help="of both sides (what this CPU computes fast)")
+    others.add_argument("--sizes", nargs="+", type=int, default=[1_000, 10_000, 100_000], help="volume: how many texts")
     options = parser.parse_args()
-    if options.rounds < 1 or options.texts < 1 or (options.files is not None and options.files < 1):
-        parser.error("--rounds, --texts and --files are at least 1")
+    if options.quick and options.cases is _DEFAULT_CASES:
+        options.cases = ["engine"]
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    given = [one for one in (options.files, options.tokens, options.layers) if one is not None]
+    if min(options.rounds, *options.sizes, *given) < 1:
+        parser.error("--rounds, --sizes, --files, --tokens and --layers are at least 1")
     return options
 
 
-def _heading(facts: dict[str, Any], corpus: Corpus, dtype: str) -> str:
+def _heading(facts: dict[str, Any], options: argparse.Namespace) -> str:
     machine, versions = facts["machine"], facts["versions"]
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in corpus.by_suffix.items() if count)
     return (
         f"# Sightline {versions['sightline']} beside its peers, {facts['date'][:10]}\n\n"
         f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['cpu_features']) or 'no bf16 units'}), load "
-        f"{machine['load_before']} before the first run. Both sides {dtype}, {machine['torch_threads']} torch threads, the "
-        f"packaged MiniLM.\n\nCorpus: {corpus.name}: {corpus.files} files ({kinds}), {corpus.characters:,} characters. "
-        f"Rounds: {facts['settings']['rounds']}; figures are medians, ratios the median of each round's own (and their range)."
+        f"{machine['load_before']} before the first run, {machine['torch_threads']} torch threads. Rounds: {options.rounds}; "
+        "figures are medians, ratios the median of each round's own (and their range)."
     )
+
+
+def _about(corpus: Corpus | None, dtype: str) -> str:
+    if corpus is None:
+        return ""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in corpus.by_suffix.items() if count)
+    return (
+        f"Corpus: {corpus.name}: {corpus.files} files ({kinds}), {corpus.characters:,} characters. Both sides {dtype}, the "
+        "packaged MiniLM."
+    )
+
+
+def _write(case: str, found: dict[str, Any]) -> Path:
+    _RESULTS.mkdir(exist_ok=True)
+    path = _RESULTS / f"{time.strftime('%Y-%m-%d-%H%M%S', time.gmtime())}-{case}.json"
+    path.write_text(json.dumps(found, indent=1, default=str) + "\n")
+    return path.relative_to(_RESULTS.parent.parent)
 
 
 def _say(what: str) -> None:

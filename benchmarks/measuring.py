@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,26 +28,61 @@ _QUIET = {"HF_HUB_OFFLINE": "1", "ANONYMIZED_TELEMETRY": "False", "LANGSMITH_TRA
 Figures = dict[str, Any]
 
 
-def run_apart(side: Callable[[Figures], Figures], settings: Figures) -> Figures:
-    """The figures of `side(settings)` from a fresh process; `peak_mb` and `cpu_seconds` are that process's own."""
+class SideFailed(SystemExit):
+    """A side's process ended with an error; the last of what it said is the message."""
+
+
+def run_apart(
+    side: Callable[[Figures], Figures],
+    settings: Figures,
+    *,
+    python: str | Path = sys.executable,
+    environment: Mapping[str, str] | None = None,
+) -> Figures:
+    """The figures of `side(settings)` from a fresh process; `peak_mb` and `cpu_seconds` are that process's own.
+
+    Args:
+        side: A function of a module that the process can import.
+        settings: What it is called with.
+        python: Another environment's interpreter.
+        environment: Variables added to those that every side has.
+
+    Raises:
+        SideFailed: The process ended with an error.
+    """
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / "figures.json"
         name = f"{side.__module__}:{side.__name__}"
-        command = [sys.executable, "-m", "benchmarks.side", name, json.dumps(settings), str(out)]
-        load = os.getloadavg()[0]
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | _QUIET, capture_output=True, text=True)
+        command = [str(python), "-m", "benchmarks.side", name, json.dumps(settings), str(out)]
+        load, began = os.getloadavg()[0], time.perf_counter()
+        variables = os.environ | _QUIET | (environment or {})
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+        wall = time.perf_counter() - began
         if done.returncode:
-            raise SystemExit(f"{name} failed with {done.returncode}:\n{done.stderr[-4000:]}")
-        return {**json.loads(out.read_text()), "load_before": round(load, 2)}
+            raise SideFailed(f"{name} failed with {done.returncode}:\n{done.stderr[-4000:]}")
+        return {**json.loads(out.read_text()), "wall_seconds": wall, "load_before": round(load, 2)}
 
 
-def in_turn(sides: Mapping[str, Callable[[], Figures]], rounds: int, say: Callable[[str], None]) -> dict[str, list[Figures]]:
-    """Every side once a round, every other round backwards, so that no side always runs on a warmer or busier machine."""
+def in_turn(
+    sides: Mapping[str, Callable[[], Figures]], rounds: int, say: Callable[[str], None], failed: dict[str, str] | None = None
+) -> dict[str, list[Figures]]:
+    """Every side once a round, every other round backwards, so that no side always runs on a warmer or busier machine.
+
+    With `failed`, a side that fails is left out and its reason noted there; without, its error is raised.
+    """
     figures: dict[str, list[Figures]] = {name: [] for name in sides}
     for number in range(rounds):
-        for name in sides if number % 2 == 0 else reversed(sides):
-            figures[name].append(sides[name]())
-            say(f"round {number + 1} of {rounds}: {name}: {figures[name][-1]['seconds']:.1f} s")
+        for name in list(figures) if number % 2 == 0 else list(reversed(figures)):
+            try:
+                figures[name].append(sides[name]())
+            except SideFailed as error:
+                if failed is None:
+                    raise
+                del figures[name]
+                failed[name] = f"failed: {str(error)[-2000:]}"
+                say(f"{name} is left out: {failed[name]}")
+            else:
+                say(f"round {number + 1} of {rounds}: {name}: {figures[name][-1]['seconds']:.1f} s")
     return figures
 
 
@@ -90,10 +126,15 @@ def circumstances() -> Figures:
             "system": f"{platform.system()} {platform.machine()}",
             **run_apart(survey, {}),
         },
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
         "commit": _git("rev-parse", "--short", "HEAD"),
         "changed_files": _git("status", "--porcelain", "--", "src").splitlines(),
     }
+
+
+def _versions() -> dict[str, str]:
+    installed = {one.metadata["Name"]: one.version for one in metadata.distributions()}
+    return {name: installed[name] for name in _PACKAGES if name in installed}
 
 
 def _cpu_model() -> str:

@@ -1,0 +1,100 @@
+"""A picture of a result of the engine case: `python -m benchmarks.plot RESULT.json [PICTURE.svg]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.report import described
+
+_FOLDER = Path(__file__).parent.parent / "docs" / "images"
+_FAITHFUL = 0.999  # bfloat16 alone stays above it
+_OURS, _PEER = "#0b6e8f", "#a9b4bb"
+
+
+def main() -> None:
+    """Draw the file that the command names."""
+    if not 2 <= len(sys.argv) <= 3:
+        raise SystemExit("usage: python -m benchmarks.plot RESULT.json [PICTURE.svg or .png]")
+    result = Path(sys.argv[1])
+    facts = json.loads(result.read_text())
+    if "engine" not in facts:
+        raise SystemExit(f"{result} is a result of the case {facts.get('case', '?')}; only those of the case engine are drawn.")
+    picture = Path(sys.argv[2]) if len(sys.argv) == 3 else _FOLDER / f"{result.stem}.svg"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw(facts, picture)
+    print(picture)
+
+
+def draw(facts: Mapping[str, Any], picture: Path) -> None:
+    """One row of panels for each model, one panel for each mix: bars of tokens a second, or of milliseconds for one text."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = facts["engine"]["models"]
+    columns = max(len(model["mixes"]) for model in found.values())
+    most = max(len(model["sides"]) for model in found.values())
+    size = (3.2 + 3.6 * columns, (1.2 + 0.34 * most) * len(found))
+    figure, panels = pyplot.subplots(len(found), columns, figsize=size, squeeze=False, layout="constrained")
+    for row, (name, model) in zip(panels, found.items(), strict=True):
+        for panel in row[len(model["mixes"]) :]:
+            panel.axis("off")
+        for number, (panel, mix) in enumerate(zip(row, model["mixes"], strict=False)):
+            _panel(panel, name, mix, model, labelled=number == 0)
+    machine = facts["machine"]
+    figure.supxlabel(
+        f"{machine['cpu']}, {machine['cores']} cores, {facts['date'][:10]}, commit {facts['commit']}; "
+        f"rounds: {facts['settings']['rounds']}, bars are medians and lines the range",
+        fontsize="x-small",
+    )
+    figure.savefig(picture, dpi=150)
+    pyplot.close(figure)
+
+
+def bars(model: Mapping[str, Any], mix: str) -> list[tuple[str, bool, Sequence[float]]]:
+    """`(label, whether it is ours, figures of the rounds)` of each side, the first one on top."""
+    name = "p50_ms" if mix == "one" else "tokens_per_second"
+    return [
+        (_label(side, model), side.startswith("Sightline"), [one["mixes"][mix][name] for one in rounds])
+        for side, rounds in model["sides"].items()
+    ]
+
+
+def _label(side: str, model: Mapping[str, Any]) -> str:
+    """Its name, and how far its vectors are from the reference's where that is more than rounding."""
+    cosine = min((one["lowest_cosine"] for one in model["fidelity"].get(side, {}).values()), default=1.0)
+    label = described(side, model["chosen"][side])
+    return label if cosine > _FAITHFUL else f"{label}\n(lowest cosine to the reference {cosine:.3f})"
+
+
+def _panel(panel: Any, name: str, mix: str, model: Mapping[str, Any], *, labelled: bool) -> None:
+    lines = bars(model, mix)
+    middles = [median(values) for _, _, values in lines]
+    places = range(len(lines))
+    spread = [
+        [middle - min(values) for middle, (_, _, values) in zip(middles, lines, strict=True)],
+        [max(values) - middle for middle, (_, _, values) in zip(middles, lines, strict=True)],
+    ]
+    colours = [_OURS if is_ours else _PEER for _, is_ours, _ in lines]
+    panel.barh(places, middles, color=colours, xerr=spread, error_kw={"linewidth": 0.8, "ecolor": "#333333"})
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.set_yticks(places, [label for label, _, _ in lines] if labelled else [""] * len(lines), fontsize="small")
+    panel.invert_yaxis()
+    facts = model["mixes"][mix]
+    what = "one text alone: median ms (less is better)" if mix == "one" else f"{mix}: tokens/s, {facts['mean']:.0f} tokens a text"
+    panel.set_title(f"{name}\n{what}", fontsize="small")
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.tick_params(axis="x", labelsize="x-small")
+    panel.margins(x=0.18)
+    for place, middle, value in zip(places, middles, (max(values) for _, _, values in lines), strict=True):
+        panel.text(value, place, f" {middle:.1f}" if mix == "one" else f" {middle:,.0f}", va="center", fontsize="x-small")
+
+
+if __name__ == "__main__":
+    main()

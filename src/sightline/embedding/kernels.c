@@ -47,7 +47,37 @@ INLINE __m512 exp2_negative(__m512 x) {
 
 /* Keys `at` .. `at + count`, 16 side by side, each by pairs of features: to[key / 16][feature / 2][key % 16]. */
 static void pack_keys(const bf16 *keys, long stride, int count, int width, uint32_t *to, int at) {
-    for (int key = 0; key < count; key++) {
+    int key = 0;
+    if (at % LANES == 0) { /* whole blocks: 16 x 16 pairs turned around in registers, in four steps of halves */
+        for (; key + LANES <= count; key += LANES)
+            for (int pair = 0; pair < width / 2; pair += LANES) {
+                const uint32_t *from = (const uint32_t *)(keys + key * stride) + pair;
+                __m512i r[LANES], t[LANES];
+                UNROLL for (int i = 0; i < LANES; i++) r[i] = _mm512_loadu_si512(from + i * stride / 2);
+                UNROLL for (int i = 0; i < LANES; i += 2) {
+                    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+                    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+                }
+                UNROLL for (int i = 0; i < LANES; i += 4) {
+                    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+                    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+                    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+                    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+                }
+                UNROLL for (int i = 0; i < 4; i++) {
+                    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
+                    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+                    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+                    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+                }
+                uint32_t *block = to + ((long)((at + key) / LANES) * (width / 2) + pair) * LANES;
+                UNROLL for (int i = 0; i < 8; i++) {
+                    _mm512_storeu_si512(block + i * LANES, _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88));
+                    _mm512_storeu_si512(block + (i + 8) * LANES, _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd));
+                }
+            }
+    }
+    for (; key < count; key++) {
         const uint32_t *row = (const uint32_t *)(keys + key * stride);
         uint32_t *column = to + (long)((at + key) / LANES) * (width / 2) * LANES + (at + key) % LANES;
         for (int pair = 0; pair < width / 2; pair++) column[pair * LANES] = row[pair];

@@ -59,6 +59,13 @@ def test_deterministic_packs_have_the_rows_of_their_texts_class(lengths):
         assert {policy.size_class(size) for size in sizes} == {sum(sizes) + policy.filler(sizes)}
 
 
+def test_deterministic_packs_are_filled_with_what_fits():
+    """What is left is given to the longest text of the same class that fits, also where shorter ones of another class wait."""
+    queue, policy = SubmissionQueue(), BatchPolicy(2048, deterministic=True)
+    submit(queue, [500, 500, 500, 400, 300, 140, 90, 70, 30])
+    assert [[len(item) for item in batch] for batch in drain(queue, policy)] == [[500, 500, 500, 400, 140], [300, 90, 70], [30]]
+
+
 def test_deterministic_without_packing_goes_one_by_one():
     """Padding would make a text's bits depend on its neighbours."""
     queue = SubmissionQueue()

@@ -683,6 +683,26 @@ def test_the_reader_stays_near_the_embedder() -> None:
             assert len(drawn) <= seen + 4  # two wait, one is in the producer's hand, one in ours
 
 
+def test_a_stage_that_begins_after_another_failed_ends() -> None:
+    """Nobody waits for what will never come."""
+    error = ValueError("unreadable")
+
+    def fail() -> Iterator[int]:
+        raise error
+        yield 0
+
+    def begin_late() -> None:
+        with Background() as background:
+            first = background.ahead(fail(), depth=1)
+            for thread in background._threads:
+                thread.join()
+            list(background.ahead(first, depth=1))
+
+    with pytest.raises(ValueError, match="unreadable") as caught:
+        begin_late()
+    assert caught.value is error
+
+
 def test_a_failing_writer_stops_its_producer() -> None:
     """The producer isn't drawn to the end for nothing, and the original error arrives."""
     drawn: list[int] = []

@@ -26,7 +26,7 @@ from sightline.types import (
     TokenizedText,
 )
 
-Texts: TypeAlias = Sequence[str] | Sequence[TokenizedText]
+Texts: TypeAlias = Sequence[str] | Sequence[TokenizedText] | Sequence[str | TokenizedText]
 InstructionLike: TypeAlias = str | Instruction | None
 
 
@@ -74,6 +74,24 @@ class Embedder(Protocol):
     def token_spans(self, text: str) -> npt.NDArray[np.int32] | None:
         """Character offsets `(num_tokens, 2)` of the text's own tokens, no special ones; None without a tokenizer."""
     def close(self) -> None: ...
+
+
+class TokenReading(Protocol):
+    """A text that was tokenised once, so that its stretches needn't be again."""
+
+    @property
+    def spans(self) -> npt.NDArray[np.int32]:
+        """As `Embedder.token_spans` of the text."""
+    def tokenized(self, stretches: Sequence[tuple[int, int]]) -> list[TokenizedText | None]:
+        """Each `text[start:end]` exactly as it is read as a document by itself; None is to be embedded as a text."""
+
+
+@runtime_checkable
+class TokenReader(Protocol):
+    """What an embedder may offer besides."""
+
+    def read_tokens(self, texts: Sequence[str]) -> Sequence[TokenReading] | None:
+        """Each text's tokens; None where nothing is known of how those of its stretches would differ."""
 
 
 @dataclass(frozen=True, slots=True)

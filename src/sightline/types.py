@@ -134,6 +134,7 @@ class Chunk:
     """A piece of a document: `document.text[start:end] == text`.
 
     `num_tokens` counts the model's own tokens without special tokens (an estimate where the embedder has no tokenizer).
+    `tokens` are those that embedding the text would make, where they are known already.
     """
 
     text: str
@@ -141,6 +142,7 @@ class Chunk:
     end: int
     heading_path: tuple[str, ...]
     num_tokens: int
+    tokens: TokenizedText | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

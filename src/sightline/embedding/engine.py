@@ -38,6 +38,7 @@ from sightline.embedding.dimensions import DimensionRange
 from sightline.embedding.identity import fingerprint
 from sightline.embedding.instructions import Instructions, check_template
 from sightline.embedding.models import DEFAULT_MODEL, ModelSpec, load_spec
+from sightline.embedding.seams import Reading
 from sightline.embedding.submissions import Item, Submission, SubmissionQueue
 from sightline.embedding.tokens import ON_TOO_LONG, OnTooLong, TokenizedInput, Tokenizer
 from sightline.errors import EmbedderClosed, SightlineError, UsageError
@@ -272,6 +273,12 @@ class EmbeddingEngine(BaseEmbedder):
     def token_spans(self, text: str) -> npt.NDArray[np.int32]:
         """Character offsets `(num_tokens, 2)` of the text's own tokens, no special ones."""
         return self.tokenizer.spans(text)
+
+    def read_tokens(self, texts: Sequence[str], prompt: str | None = None) -> Sequence[Reading] | None:
+        """Each text's tokens, of whose stretches those behind `prompt` (None is the documents' own) can be had; None if not."""
+        behind = self._instructions.prompt(Role.DOCUMENT) if prompt is None else prompt
+        # A cleaned text is another one, with other tokens at other places.
+        return None if self._clean else self.tokenizer.read(texts, behind)
 
     def tokenize(self, texts: Sequence[str], *, role: Role, instruction: InstructionLike = None) -> list[TokenizedText]:
         """Texts as the model reads them; embedding them gives what embedding the texts gives.

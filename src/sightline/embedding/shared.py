@@ -22,6 +22,7 @@ import numpy.typing as npt
 from sightline.embedding.base import BaseEmbedder
 from sightline.embedding.engine import EmbeddingEngine
 from sightline.embedding.models import DEFAULT_MODEL
+from sightline.embedding.seams import Reading
 from sightline.embedding.tokens import OnTooLong
 from sightline.errors import EmbedderClosed
 from sightline.protocols import InstructionLike, Texts
@@ -155,6 +156,10 @@ class SharedEmbedder(BaseEmbedder):
     def token_spans(self, text: str) -> npt.NDArray[np.int32]:
         """Character offsets `(num_tokens, 2)` of the text's own tokens, no special ones."""
         return self.engine.token_spans(text)
+
+    def read_tokens(self, texts: Sequence[str]) -> Sequence[Reading] | None:
+        """Each text's tokens, of whose stretches those behind this one's own document prompt can be had; None if not."""
+        return self.engine.read_tokens(texts, prompt=self._instructions.prompt(Role.DOCUMENT))
 
     @property
     def is_started(self) -> bool:

@@ -231,10 +231,30 @@ class SubmissionQueue:
 def _take(submission: Submission, filling: Filling) -> list[Item]:
     """Longest first; then, where nothing is padded, the shortest fill what is left of the budget."""
     waiting, taken = submission.waiting, []
+    if filling.policy.deterministic and filling.policy.packs:
+        return _take_fitting(submission, filling)
     while waiting and filling.admits(len(waiting[0])):
         filling.add(len(waiting[0]))
         taken.append(waiting.popleft())
     while waiting and filling.policy.packs and filling.admits(len(waiting[-1])):
         filling.add(len(waiting[-1]))
         taken.append(waiting.pop())
+    return taken
+
+
+def _take_fitting(submission: Submission, filling: Filling) -> list[Item]:
+    """Longest first, each that still fits: what a pack of fixed length leaves empty is computed all the same."""
+    if not submission.waiting:
+        return []
+    policy = filling.policy
+    rows = policy.size_class(filling.lengths[0] if filling.lengths else len(submission.waiting[0]))
+    taken, left = [], deque[Item]()
+    for item in submission.waiting:
+        length = len(item.part.ids)
+        if filling.total + length <= rows and policy.size_class(length) == rows:
+            filling.add(length)
+            taken.append(item)
+        else:
+            left.append(item)
+    submission.waiting = left
     return taken

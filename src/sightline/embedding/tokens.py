@@ -7,6 +7,7 @@ import. Special tokens are put around the content here, so that truncation can n
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.embedding.models import ModelSpec
+from sightline.embedding.seams import Reading, find_seam
 from sightline.errors import InputError, MissingExtra, ModelError, TextTooLong, UsageError
+from sightline.types import TokenizedText
 
 OnTooLong = Literal["truncate", "error", "average"]
 ON_TOO_LONG: tuple[OnTooLong, ...] = ("truncate", "error", "average")
@@ -23,6 +26,8 @@ ON_TOO_LONG: tuple[OnTooLong, ...] = ("truncate", "error", "average")
 # A short text alone is read without letting the interpreter's lock go: while the device thread computes, getting it back takes a
 # fifth of a millisecond, ten times as long as the reading.
 _ONE_GO = 2000
+# Texts that are read with offsets at once: the tokenizer works on them side by side, and takes some 300 bytes for each character.
+_AT_ONCE = 4
 # A text longer than this many characters for each token it may keep is cut before it is tokenised.
 _CHARS_PER_TOKEN = 16
 # Tokens read beyond the limit, so that a cut through the text can't change a token that is kept.
@@ -67,6 +72,7 @@ class Tokenizer:
         _check_closing_token(spec, self.suffix)
         self.max_length = _checked_length(spec, max_length, len(self.prefix) + len(self.suffix))
         self.room = self.max_length - len(self.prefix) - len(self.suffix)
+        self._seam = find_seam(self._tokenizer)
 
     def tokenize(
         self, texts: Sequence[str], prompt: str = "", on_too_long: OnTooLong = "truncate", first: int = 0
@@ -80,7 +86,7 @@ class Tokenizer:
         for number, text in enumerate(texts, start=first):
             _check_unicode(text, number)
         contents = self._contents([prompt + text for text in texts], whole=on_too_long == "average")
-        prompt_ids = self._encode([prompt])[0] if prompt else []
+        prompt_ids = self.bare([prompt])[0] if prompt else []
         prompt_length = len(self.prefix) + len(prompt_ids) if prompt else 0
         if len(prompt_ids) >= self.room:
             raise InputError(
@@ -101,29 +107,53 @@ class Tokenizer:
             TextTooLong: Too many, and `on_too_long` isn't "truncate".
             InputError: None at all, or an id that the vocabulary lacks.
         """
-        array = np.asarray(ids, dtype=np.int64)
+        given = np.asarray(ids, dtype=np.int64)
         vocabulary = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        if array.ndim != 1 or not len(array) or array.min() < 0 or array.max() >= vocabulary:
+        if given.ndim != 1 or not len(given) or given.min() < 0 or given.max() >= vocabulary:
             raise InputError(f"Text {number}: token ids are a non-empty list of 0..{vocabulary - 1}.")
-        dropped = max(0, len(array) - self.max_length)
+        dropped = max(0, len(given) - self.max_length)
         if dropped and on_too_long != "truncate":
-            raise TextTooLong(_too_long(number, str(len(array)), self.max_length), number)
+            raise TextTooLong(_too_long(number, str(len(given)), self.max_length), number)
         if dropped:
-            array = np.concatenate([array[: self.max_length - len(self.suffix)], np.asarray(self.suffix, dtype=np.int64)])
-        return TokenizedInput((TokenizedPart(array.astype(np.int32), prompt_length),), dropped)
+            given = np.concatenate([given[: self.max_length - len(self.suffix)], np.asarray(self.suffix, dtype=np.int64)])
+        return TokenizedInput((TokenizedPart(given.astype(np.int32), prompt_length),), dropped)
 
     def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each text, prompt and special tokens included, however long."""
         for number, text in enumerate(texts):
             _check_unicode(text, number)
         overhead = len(self.prefix) + len(self.suffix)
-        return [len(ids) + overhead for ids in self._encode([prompt + text for text in texts])]
+        return [len(ids) + overhead for ids in self.bare([prompt + text for text in texts])]
 
     def spans(self, text: str) -> npt.NDArray[np.int32]:
         """Character offsets `(num_tokens, 2)` of the text's own tokens."""
-        _check_unicode(text, 0)
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        return np.asarray(offsets, dtype=np.int32).reshape(-1, 2)
+        return _spans(self._read([text])[0])
+
+    def read(self, texts: Sequence[str], prompt: str = "") -> list[Reading] | None:
+        """The tokens of each text and, without tokenising it again, of its stretches behind `prompt`.
+
+        None where it isn't known how a stretch's tokens would differ from those that it has in the text.
+        """
+        seam = self._seam
+        if seam is None:
+            return None
+        prompt_length = len(self.prefix) + len(self.bare([prompt])[0]) if prompt else 0
+        return [
+            Reading(text, np.asarray(encoding.ids, dtype=np.int32), _spans(encoding), prompt, prompt_length, seam, self)
+            for start in range(0, len(texts), _AT_ONCE)
+            for text, encoding in zip(texts[start : start + _AT_ONCE], self._read(texts[start : start + _AT_ONCE]), strict=True)
+        ]
+
+    def bare(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text without special tokens."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def complete(self, ids: list[int], prompt_length: int) -> TokenizedText | None:
+        """Bare ids of a text with its prompt, within the special tokens; None where there are none, or more than fit."""
+        if not 0 < len(ids) <= self.room:
+            return None
+        # Those of a whole document wait for their turn, and a list takes several times as much.
+        return TokenizedText(array("i", [*self.prefix, *ids, *self.suffix]), prompt_length)
 
     def _fit(
         self, number: int, ids: list[int], unread: int, prompt_ids: list[int], prompt_length: int, on_too_long: OnTooLong
@@ -144,8 +174,13 @@ class Tokenizer:
     def _wrap(self, ids: list[int], prompt_length: int) -> TokenizedPart:
         return TokenizedPart(np.asarray([*self.prefix, *ids, *self.suffix], dtype=np.int32), prompt_length)
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    def _read(self, texts: Sequence[str]) -> list[Any]:
+        """Encodings with their offsets. `encode` would hold the interpreter's lock for as long as it takes."""
+        for number, text in enumerate(texts):
+            _check_unicode(text, number)
+        if len(texts) == 1 and len(texts[0]) <= _ONE_GO:
+            return [self._tokenizer.encode(texts[0], add_special_tokens=False)]
+        return list(self._tokenizer.encode_batch(list(texts), add_special_tokens=False))
 
     def _contents(self, texts: list[str], *, whole: bool) -> list[tuple[list[int], int]]:
         """`(ids, estimated number of tokens not read)` of each text."""
@@ -233,6 +268,10 @@ def _checked_length(spec: ModelSpec, asked: int | None, overhead: int) -> int:
     if not overhead < asked <= spec.max_length:
         raise UsageError(f"max_length={asked} is out of range: {spec.name} takes {overhead + 1} to {spec.max_length} tokens.")
     return asked
+
+
+def _spans(encoding: Any) -> npt.NDArray[np.int32]:
+    return np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
 
 
 def _check_unicode(text: str, number: int) -> None:

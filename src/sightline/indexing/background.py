@@ -24,6 +24,7 @@ class Background:
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._error: BaseException | None = None
+        self._stopped = False
 
     def ahead(self, items: Iterable[T], *, depth: int) -> Iterator[T]:
         """Draw `items` in a thread of its own, at most `depth` of them ahead of the caller."""
@@ -68,7 +69,11 @@ class Background:
 
     def _channel(self, depth: int) -> _Channel[Any]:
         channel: _Channel[Any] = _Channel(depth)
-        self._channels.append(channel)
+        with self._lock:
+            self._channels.append(channel)
+            stopped = self._stopped
+        if stopped:  # a stage failed before this one was begun
+            channel.stop()
         return channel
 
     def _start(self, stage: Callable[[], None], name: str) -> threading.Thread:
@@ -89,7 +94,10 @@ class Background:
             self._stop()
 
     def _stop(self) -> None:
-        for channel in self._channels:
+        with self._lock:
+            self._stopped = True
+            channels = list(self._channels)
+        for channel in channels:
             channel.stop()
         if self._error is not None:
             for callback in self._callbacks:

@@ -16,19 +16,20 @@ the limit on length, what was just short enough may have to be cut anew on both 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from sightline.errors import UsageError
 from sightline.indexing.structure import Outline, outline
-from sightline.protocols import Embedder
-from sightline.types import Chunk, Document
+from sightline.protocols import Embedder, TokenReader, TokenReading
+from sightline.types import Chunk, Document, TokenizedText
 
 MIN_CHUNK_TOKENS = 16
 DEFAULT_CHUNK_TOKENS = 512
@@ -99,15 +100,30 @@ def default_settings(
     return ChunkSettings(chunk_tokens, overlap)
 
 
-def chunk(document: Document, settings: ChunkSettings, embedder: Embedder) -> list[Chunk]:
+def tokenized(documents: Sequence[Document], embedder: Embedder) -> list[DocumentTokens]:
+    """The tokens of each document, all of them asked for at once: a tokenizer reads several texts side by side."""
+    segments = [list(_segments(document.text)) for document in documents]
+    together = [text for some in segments for _, text in some]
+    readings = embedder.read_tokens(together) if isinstance(embedder, TokenReader) else None
+    if readings is None:
+        return [DocumentTokens(some, embedder, None) for some in segments]
+    remaining = iter(readings)
+    return [DocumentTokens(some, embedder, list(islice(remaining, len(some)))) for some in segments]
+
+
+def chunk(
+    document: Document, settings: ChunkSettings, embedder: Embedder, tokens: DocumentTokens | None = None
+) -> list[Chunk]:
     """Chunks of a document in order: they cover its text but for the blank space between them, and none is too long.
 
     With an overlap, a chunk that goes on with the section of the one before begins with the end of that one. A document of
-    blank space only has no chunks.
+    blank space only has no chunks. `tokens` are the document's, where they are known already.
     """
     text = document.text
     room = settings.max_tokens - settings.overlap_tokens
-    ruler = _Ruler.of(room, _token_spans(text, embedder))
+    if tokens is None:
+        [tokens] = tokenized([document], embedder)
+    ruler = _Ruler.of(room, tokens.spans)
     found = outline(text, document.format)
     cutter = _Cutter(text, ruler, found)
     pieces = [
@@ -115,24 +131,75 @@ def chunk(document: Document, settings: ChunkSettings, embedder: Embedder) -> li
         for section in _sections(text, found)
         for start, end in cutter.cut(section.start, section.end, section.body, ruler.limit)
     ]
-    counted = _checked(pieces, cutter, room, embedder)
+    counted = _checked(pieces, cutter, room, tokens)
     if settings.overlap_tokens:
-        counted = _overlapping(counted, cutter, settings, embedder)
-    return [Chunk(text[piece.start : piece.end], piece.start, piece.end, piece.section.path, count) for piece, count in counted]
+        counted = _overlapping(counted, cutter, settings, tokens)
+    known = tokens.alone([(piece.start, piece.end) for piece, _ in counted])
+    return [
+        Chunk(text[piece.start : piece.end], piece.start, piece.end, piece.section.path, count, one)
+        for (piece, count), one in zip(counted, known, strict=True)
+    ]
 
 
-def _token_spans(text: str, embedder: Embedder) -> npt.NDArray[np.int32] | None:
-    """The embedder's token spans, asked for in segments: of a text without blanks a token at their ends may be another."""
-    found: list[npt.NDArray[np.int32]] = []
-    start = 0
-    while start < len(text) or not found:
-        end = _segment_end(text, start)
-        spans = embedder.token_spans(text[start:end])
-        if spans is None:
+class DocumentTokens:
+    """What the embedder knows of a document's tokens, and of those of its stretches once they stand alone.
+
+    It is read in segments: where a text has no blanks, a token at their ends may be another.
+    """
+
+    def __init__(self, segments: Sequence[tuple[int, str]], embedder: Embedder, readings: Sequence[TokenReading] | None) -> None:
+        self._starts = [start for start, _ in segments]
+        self._segments = [text for _, text in segments]
+        self._embedder, self._readings = embedder, readings
+        self._alone: dict[tuple[int, int], TokenizedText | None] = {}
+        self.spans = self._joined()
+
+    def alone(self, stretches: Sequence[tuple[int, int]]) -> list[TokenizedText | None]:
+        """Each stretch as embedding it reads it; None where that isn't known."""
+        readings = self._readings
+        if readings is None:
+            return [None] * len(stretches)
+        unknown: dict[int, list[tuple[int, int]]] = {}
+        for start, end in dict.fromkeys(stretches):
+            segment = bisect_right(self._starts, start) - 1
+            if (start, end) not in self._alone and end <= self._starts[segment] + len(self._segments[segment]):
+                unknown.setdefault(segment, []).append((start, end))
+        for segment, some in unknown.items():
+            first = self._starts[segment]
+            found = readings[segment].tokenized([(start - first, end - first) for start, end in some])
+            self._alone.update(zip(some, found, strict=True))
+        return [self._alone.get(stretch) for stretch in stretches]
+
+    def counts(self, text: str, stretches: Sequence[tuple[int, int]]) -> list[int] | None:
+        """Tokens of each stretch that stands alone, without its prompt and special ones; None without a tokenizer."""
+        empty = self._embedder.count_tokens([""])
+        if empty is None:
             return None
-        found.append(spans + np.int32(start))
-        start = end
-    return np.concatenate(found)
+        known = [0 if tokens is None else len(tokens.ids) for tokens in self.alone(stretches)]
+        for few in _batches([at for at, count in enumerate(known) if not count], stretches):
+            texts = [text[start:end] for start, end in (stretches[at] for at in few)]
+            for at, count in zip(few, self._embedder.count_tokens(texts) or (), strict=True):
+                known[at] = count
+        return [count - empty[0] for count in known]
+
+    def _joined(self) -> npt.NDArray[np.int32] | None:
+        """Where the document's tokens are; None without a tokenizer."""
+        found: list[npt.NDArray[np.int32]] = []
+        for number, (segment, start) in enumerate(zip(self._segments, self._starts, strict=True)):
+            spans = self._embedder.token_spans(segment) if self._readings is None else self._readings[number].spans
+            if spans is None:
+                return None
+            found.append(spans + np.int32(start))
+        return np.concatenate(found)
+
+
+def _segments(text: str) -> Iterator[tuple[int, str]]:
+    """Segments of a text with their starts; one, however short it is."""
+    start, end = 0, _segment_end(text, 0)
+    yield start, text[start:end]
+    while end < len(text):
+        start, end = end, _segment_end(text, end)
+        yield start, text[start:end]
 
 
 def _segment_end(text: str, start: int) -> int:
@@ -440,12 +507,12 @@ def _between(positions: Positions, start: int, end: int) -> Positions:
     return positions[first:last]
 
 
-def _checked(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Embedder) -> list[tuple[_Piece, int]]:
+def _checked(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, tokens: DocumentTokens) -> list[tuple[_Piece, int]]:
     """The pieces with their counts; those that have too many tokens once they stand alone are cut again."""
     counted = []
     while pieces:
         again: list[_Piece] = []
-        for piece, count in zip(pieces, _counts(pieces, cutter, max_tokens, embedder), strict=True):
+        for piece, count in zip(pieces, _counts(pieces, cutter, max_tokens, tokens), strict=True):
             smaller = [(piece.start, piece.end)]
             if count > max_tokens:
                 limit = max(1, cutter.ruler.measure(piece.start, piece.end) * max_tokens // count - 1)
@@ -459,7 +526,7 @@ def _checked(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: E
 
 
 def _overlapping(
-    counted: list[tuple[_Piece, int]], cutter: _Cutter, settings: ChunkSettings, embedder: Embedder
+    counted: list[tuple[_Piece, int]], cutter: _Cutter, settings: ChunkSettings, tokens: DocumentTokens
 ) -> list[tuple[_Piece, int]]:
     """Pieces that begin with the end of the one before, within their section, with their counts."""
     made = list(counted)
@@ -471,15 +538,15 @@ def _overlapping(
     while wanted:
         longer: dict[int, _Piece] = {}
         repeated: dict[int, _Piece] = {}
-        for number, tokens in wanted.items():
+        for number, overlap in wanted.items():
             piece = counted[number][0]
             before = counted[number - 1][0]
-            start = _overlap_start(longer.get(number - 1, made[number - 1][0]), before, piece, tokens, cutter)
+            start = _overlap_start(longer.get(number - 1, made[number - 1][0]), before, piece, overlap, cutter)
             if start < piece.start:
                 longer[number] = _Piece(start, piece.end, piece.section)
                 repeated[number] = _Piece(start, before.end, piece.section)
-        counts = _counts(list(longer.values()), cutter, settings.max_tokens, embedder)
-        overlaps = _counts(list(repeated.values()), cutter, settings.overlap_tokens, embedder)
+        counts = _counts(list(longer.values()), cutter, settings.max_tokens, tokens)
+        overlaps = _counts(list(repeated.values()), cutter, settings.overlap_tokens, tokens)
         still = {}
         for (number, piece), count, overlap in zip(longer.items(), counts, overlaps, strict=True):
             # Standing alone, a text can have some tokens more than it had in the document.
@@ -503,7 +570,7 @@ def _overlap_start(longer: _Piece, before: _Piece, piece: _Piece, tokens: int, c
     return floor if longer.start < floor and reach <= floor else cutter.earlier(floor, piece.start, reach)
 
 
-def _counts(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Embedder) -> list[int]:
+def _counts(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, tokens: DocumentTokens) -> list[int]:
     """Tokens of each piece standing alone: counted again where the difference could matter, else as they were in the document."""
     text, ruler = cutter.text, cutter.ruler
     starts, ends = np.asarray([(piece.start, piece.end) for piece in pieces], dtype=np.int64).reshape(-1, 2).T
@@ -512,20 +579,19 @@ def _counts(pieces: list[_Piece], cutter: _Cutter, max_tokens: int, embedder: Em
     doubtful = ruler.guesses(starts, ends) | (measures > max_tokens - max(_SLACK, max_tokens // 8))
     splits = ruler.splits(starts) | ruler.splits(ends)
     recount = [at for at, piece in enumerate(pieces) if doubtful[at] or (splits[at] and _cuts_a_word(text, piece))]
-    for few in _batches(recount, pieces):
-        exact = embedder.count_tokens(["", *(text[pieces[at].start : pieces[at].end] for at in few)])
-        for at, count in zip(few, exact[1:] if exact else (), strict=exact is not None):
-            counts[at] = count - (exact[0] if exact else 0)
+    exact = tokens.counts(text, [(pieces[at].start, pieces[at].end) for at in recount]) if recount else None
+    for at, count in zip(recount, exact or (), strict=exact is not None):
+        counts[at] = count
     return counts
 
 
-def _batches(numbers: list[int], pieces: list[_Piece]) -> Iterator[list[int]]:
-    """As many pieces at a time as make a segment."""
+def _batches(numbers: list[int], stretches: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    """As many stretches at a time as make a segment."""
     batch: list[int] = []
     chars = 0
     for number in numbers:
         batch.append(number)
-        chars += pieces[number].end - pieces[number].start
+        chars += stretches[number][1] - stretches[number][0]
         if chars >= _SEGMENT:
             yield batch
             batch, chars = [], 0

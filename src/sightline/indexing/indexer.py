@@ -1,8 +1,9 @@
 """The indexer: files -> documents -> chunks -> plan -> vectors -> store -> committed.
 
-Reading, chunking and planning run in one thread ahead of the embedder, writing in another behind it, with a bounded number of
-windows between them, so that memory stays flat however large the folder is. Nothing has to be undone after a crash: what
-isn't committed by a head is planned again, and a text whose vector the collection has is never embedded.
+Reading and tokenising run in one thread, chunking and planning in another ahead of the embedder, writing in one behind it, with a
+bounded number of documents and windows between them, so that memory stays flat however large the folder is. Nothing has to be
+undone after a crash: what isn't committed by a head is planned again, and a text whose vector the collection has is never
+embedded.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -21,7 +22,7 @@ import numpy as np
 from sightline.contract import Mark
 from sightline.errors import DeletionRefused, InputError, UsageError
 from sightline.indexing.background import Background
-from sightline.indexing.chunking import ChunkSettings, chunk
+from sightline.indexing.chunking import ChunkSettings, DocumentTokens, chunk, tokenized
 from sightline.indexing.files import Discovered, FoundFile
 from sightline.indexing.plan import DocumentPlan, is_unchanged, plan_document, plan_removal
 from sightline.indexing.reading import JsonlFields, has_rows, read_documents
@@ -40,6 +41,7 @@ from sightline.types import (
     Priority,
     Role,
     SkippedFile,
+    TokenizedText,
 )
 
 # A window is what about this long takes to embed, so that a slow machine commits as often as a quick one: what isn't
@@ -50,6 +52,8 @@ _WINDOW_POINTS = 1024
 # Two submissions in flight: the device has the next window while this one is handed to the store.
 _IN_FLIGHT = 2
 _DEPTH = 2
+# Characters of documents that are tokenised at once and handed on to the chunker together.
+_TOGETHER = 1 << 16
 _NAMES_SHOWN = 5
 _SHOWN = 40
 _NAMESAKE = "a document of the same source came before it; give each its own"
@@ -92,6 +96,7 @@ class Window:
         gone: Heads of documents that go.
         sources: Documents whose commit this window is.
         chunks: How many chunks those have.
+        tokens: Of the texts of `new` and `new_heads`, where they are known already.
     """
 
     limit: int
@@ -104,6 +109,7 @@ class Window:
     gone: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     chunks: int = 0
+    tokens: dict[str, TokenizedText] = field(default_factory=dict)
 
     def texts(self) -> list[str]:
         """The texts that need a vector, each once."""
@@ -120,11 +126,18 @@ class Window:
         changes = self.num_points + len(self.doubts) + len(self.stale) + len(self.gone)
         return len(self.new) + len(self.new_heads) >= self.limit or changes >= _WINDOW_POINTS
 
+    def note_tokens(self, point: Point, plan: DocumentPlan) -> None:
+        """Keep the tokens of a point's text, if its plan has them."""
+        tokens = plan.tokens.get(point.text)
+        if tokens is not None:
+            self.tokens[point.text] = tokens
+
     def end(self, plan: DocumentPlan) -> None:
         """What commits a document, and what is deleted with it."""
         self.stale.extend(plan.stale)
         if plan.head is not None:
             (self.new_heads if plan.head_is_new else self.moved_heads).append(plan.head)
+            self.note_tokens(plan.head, plan)
         if plan.drops_head is not None:
             self.gone.append(plan.drops_head)
         self.sources.append(plan.source)
@@ -140,6 +153,7 @@ def windows(plans: Iterable[DocumentPlan], limit: Callable[[], int]) -> Iterator
         for points, name in ((plan.new, "new"), (plan.moved, "moved")):
             for point in points:
                 getattr(window, name).append(point)
+                window.note_tokens(point, plan)
                 if window.is_full:
                     yield window
                     window = Window(limit())
@@ -199,7 +213,8 @@ class Indexer:
         self._is_marked = False
         review = _Review(Stored(self._store, self._scopes, self._mark), prune=prune, force=force)
         with Background() as background:
-            plans = self._plans(self._documents(corpus, review), review)
+            documents = self._tokenized(self._changed(self._documents(corpus, review), review.stored))
+            plans = self._plans(background.ahead(documents, depth=1), review)
             ahead = background.ahead(windows(plans, lambda: self._limit), depth=_DEPTH)
             background.when_stopped(self._cancel)
             with closing(self._embedded(ahead)) as embedded:
@@ -243,32 +258,59 @@ class Indexer:
                 yield document
         self._tally.passed(unread)
 
-    def _plans(self, documents: Iterable[Document], review: _Review) -> Iterator[DocumentPlan]:
+    def _changed(self, documents: Iterable[Document], stored: Stored) -> Iterator[Document]:
+        """Those that the collection doesn't hold as they would be read and cut today."""
+        return (document for document in documents if self._is_changed(document, stored))
+
+    def _is_changed(self, document: Document, stored: Stored) -> bool:
+        with self._skipping(document):
+            head = stored.whole_head(document.source)
+            if head is None or not is_unchanged(document, self._label, head):
+                return True
+            self._tally.unchanged(head)
+        return False
+
+    def _tokenized(self, documents: Iterable[Document]) -> Iterator[list[tuple[Document, DocumentTokens]]]:
+        """Documents with their tokens, as many at a time as are worth handing over."""
+        batch: list[Document] = []
+        characters = 0
         for document in documents:
-            plan = self._plan(document, review.stored)
-            if plan is not None:
-                yield plan
+            batch.append(document)
+            characters += len(document.text)
+            if characters >= _TOGETHER:
+                yield list(zip(batch, tokenized(batch, self._embedder), strict=True))
+                batch, characters = [], 0
+        if batch:
+            yield list(zip(batch, tokenized(batch, self._embedder), strict=True))
+
+    def _plans(self, documents: Iterable[list[tuple[Document, DocumentTokens]]], review: _Review) -> Iterator[DocumentPlan]:
+        for some in documents:
+            for document, tokens in some:
+                plan = self._plan(document, tokens, review.stored)
+                if plan is not None:
+                    yield plan
         yield from self._removals(review)
 
-    def _plan(self, document: Document, stored: Stored) -> DocumentPlan | None:
-        try:
-            head = stored.whole_head(document.source)
-            if head is not None and is_unchanged(document, self._label, head):
-                self._tally.unchanged(head)
-                return None
-            chunks = chunk(document, self._settings, self._embedder)
+    def _plan(self, document: Document, tokens: DocumentTokens, stored: Stored) -> DocumentPlan | None:
+        with self._skipping(document):
+            chunks = chunk(document, self._settings, self._embedder, tokens)
             points = stored.points(document.source)
             plan = plan_document(document, chunks, self._label, points)
-        except UsageError as error:  # metadata or text that no store could keep: this document's fault, not the run's
-            self._tally.skipped(SkippedFile(document.source, str(error)))
-            return None
-        except RecursionError:
-            self._tally.skipped(SkippedFile(document.source, "nested too deeply to be read"))
-            return None
-        if not chunks:
+            if chunks:
+                return plan
             self._tally.empty(document.source)
             return plan if points else None
-        return plan
+        return None
+
+    @contextmanager
+    def _skipping(self, document: Document) -> Iterator[None]:
+        """What goes wrong is this document's fault, not the run's."""
+        try:
+            yield
+        except UsageError as error:  # metadata or text that no store could keep
+            self._tally.skipped(SkippedFile(document.source, str(error)))
+        except RecursionError:
+            self._tally.skipped(SkippedFile(document.source, "nested too deeply to be read"))
 
     def _removals(self, review: _Review) -> Iterator[DocumentPlan]:
         """What a killed run left without a head, and what vanished; at the end, when all that is left has been found."""
@@ -302,8 +344,9 @@ class Indexer:
         counter = _Counter(self._tally.embedded)
         submitted = _Submitted(window, fresh, counter, borrowed, stored)
         if fresh:
+            readable = [window.tokens.get(text, text) for text in fresh]
             submitted.future = self._embedder.submit(
-                fresh, role=Role.DOCUMENT, dimensions=self._dimensions, priority=Priority.BULK, on_progress=counter
+                readable, role=Role.DOCUMENT, dimensions=self._dimensions, priority=Priority.BULK, on_progress=counter
             )
         self._pending.update(dict.fromkeys(fresh, submitted))
         return submitted

@@ -14,12 +14,12 @@ import hashlib
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sightline.metadata import RESERVED_PREFIX, check_text, plain_metadata
-from sightline.types import Chunk, Document, Head, Metadata, Point
+from sightline.types import Chunk, Document, Head, Metadata, Point, TokenizedText
 
 # Never to change: every id of every collection hangs on it.
 _NAMESPACE = uuid.UUID("b5d0c1f4-6f0e-5a43-9a5e-0d3c6a1f7e21")
@@ -40,6 +40,7 @@ class DocumentPlan:
         head: The head to write at last; None where the document is to go.
         head_is_new: Whether the head needs a vector; else the stored one is right.
         num_chunks: How many chunks the document has when all is done.
+        tokens: Of its texts, where they are known already.
     """
 
     source: str
@@ -50,6 +51,7 @@ class DocumentPlan:
     head: Point | None = None
     head_is_new: bool = False
     num_chunks: int = 0
+    tokens: Mapping[str, TokenizedText] = field(default_factory=dict)
 
     @property
     def drops_head(self) -> str | None:
@@ -104,6 +106,7 @@ def plan_document(document: Document, chunks: Sequence[Chunk], chunk_settings: s
         head=head,
         head_is_new=not _has_vector(head, known),
         num_chunks=len(chunks),
+        tokens={chunk.text: chunk.tokens for chunk in chunks if chunk.tokens is not None},
     )
     changes_more = plan.new or plan.moved or plan.stale
     return replace(plan, doubt=_doubt(known.get(head.id)) if changes_more else None)

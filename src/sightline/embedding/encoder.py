@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sightline.embedding import attention
+from sightline.embedding import attention, loading
 from sightline.embedding.device import default_batch_tokens
 from sightline.embedding.models import ModelSpec
 from sightline.embedding.packing import Packing, check_packing, forward_packed, no_cache, to_device
@@ -54,7 +54,9 @@ class TransformersEncoder:
     def __init__(
         self, spec: ModelSpec, device: torch.device, dtype: str, *, trust_remote_code: bool = False, pack: bool = True
     ) -> None:
-        self._model = load_model(spec, device, dtype, trust_remote_code=trust_remote_code)
+        with loading.alone():
+            model = load_model(spec, dtype, trust_remote_code=trust_remote_code)
+        self._model = model.to(device)
         self._device = device
         self._pad_id = int(spec.config.get("pad_token_id") or 0)
         attention.register()
@@ -87,8 +89,8 @@ def _pieces(filler: int, longest: int = 64) -> list[int]:
     return [min(longest, filler - start) for start in range(0, filler, longest)]
 
 
-def load_model(spec: ModelSpec, device: torch.device, dtype: str, *, trust_remote_code: bool) -> Any:
-    """The transformers module with its weights, ready for inference; nothing random is left in a part that is used."""
+def load_model(spec: ModelSpec, dtype: str, *, trust_remote_code: bool) -> Any:
+    """The transformers module with its weights on the CPU, ready for inference; nothing random is left in a part that is used."""
     try:
         from transformers import AutoConfig
     except ImportError as error:
@@ -116,7 +118,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: str, *, trust_remot
             f"{spec.folder}: the weights lack {len(missing)} tensors of the architecture, e.g. {sorted(missing)[0]!r}. "
             "Fetch the whole model."
         )
-    return model.to(device).eval()
+    return model.eval()
 
 
 def _auto_class(config: Any) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor
 from sightline.embedding import attention, loading
 from sightline.embedding.device import default_batch_tokens
 from sightline.embedding.models import ModelSpec
+from sightline.embedding.numa import own_memory
 from sightline.embedding.packing import Packing, check_packing, forward_packed, no_cache, to_device
 from sightline.embedding.prepack import prepack
 from sightline.errors import MissingExtra, ModelError
@@ -63,6 +64,8 @@ class TransformersEncoder:
         self.packing = check_packing(self._model) if pack else Packing(False, "packing was switched off")
         if self.packing.packs and device.type == "cpu":
             prepack(self._model, rows=default_batch_tokens(device))
+        if device.type == "cpu" and device.index is not None:
+            own_memory(self._model)
 
     def hidden_states(self, batch: TokenBatch) -> Tensor:
         """Hidden states of the texts back to back, `(tokens, hidden)`."""

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from sightline import EmbeddingEngine, open_embedder
+from sightline import EmbeddingEngine, api, open_embedder
 from sightline.embedding import numa
 from sightline.embedding import worker as worker_module
 from sightline.embedding.batching import BatchPolicy
@@ -182,6 +182,7 @@ def test_threads_keep_to_their_node_and_their_share(
     assert (os.sched_getaffinity(0), torch.get_num_threads()) == before
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this platform doesn't show what is mapped where")
 def test_a_nodes_weights_are_its_own(bert: Path, two_nodes: dict[int, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     """As loaded, float32 weights are pages of the file, which both copies would share."""
     addresses: list[set[int]] = []
@@ -263,6 +264,16 @@ def test_shared_engines_are_told_apart_by_their_devices(bert: Path, two_nodes: d
     with open_embedder(bert, devices=BOTH) as one, open_embedder(bert, devices=tuple(BOTH)) as same, open_embedder(bert) as other:
         assert one.engine is same.engine
         assert one.engine is not other.engine
+
+
+def test_a_folder_is_indexed_and_searched_on_both(bert: Path, two_nodes: dict[int, tuple[int, ...]], tmp_path: Path) -> None:
+    """`sightline.index`, `open_collection` and `embed` take the same word as the engine."""
+    for row in range(20):
+        (tmp_path / f"{row}.txt").write_text(prose(100, seed=row), encoding="utf-8")
+    assert api.index([tmp_path], into="memory:both", model=bert, devices=BOTH).documents == 20
+    with api.open_collection("memory:both", devices=BOTH) as collection:
+        assert collection.search(prose(100, seed=7), k=1)[0].source.endswith("/7.txt")
+    assert api.embed(["tide"], role=Role.QUERY, model=bert, devices="cpu").shape == (1, 64)
 
 
 def test_close_gives_all_copies_back(bert: Path, two_nodes: dict[int, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:

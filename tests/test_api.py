@@ -122,6 +122,8 @@ def test_device_is_for_models_given_by_name(folder: Path) -> None:
     """An option that would be dropped in silence is refused."""
     with pytest.raises(UsageError, match="device and dtype"):
         api.index([folder], into="memory:", model=HashEmbedder(), device="cpu")
+    with pytest.raises(UsageError, match="devices, device"):
+        api.index([folder], into="memory:", model=HashEmbedder(), devices=["cpu:0"])
 
 
 def test_one_path_alone_is_refused(folder: Path) -> None:

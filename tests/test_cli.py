@@ -143,6 +143,7 @@ def test_control_characters_dont_reach_the_terminal() -> None:
         (["index", "{kb}", "--into", "edge:{tmp}/db", "--model", "{tiny}", "--dimensions", "500"], 2, "1 to 64"),
         (["index", "{kb}", "--into", "edge:{tmp}/db", "--model", "{tmp}/nothing"], 2, "No model folder"),
         (["index", "{kb}", "--into", "edge:{tmp}/db", "--model", "{tiny}", "--device", "abacus"], 2, "Available: "),
+        (["index", "{kb}", "--into", "edge:{tmp}/db", "--model", "{tiny}", "--devices", "cpu:0, cpu:0"], 2, "'cpu:0' twice"),
         (["index", "{kb}"], 2, "Missing option '--into'"),
         (["index", "{kb}", "--into", "{collection}", "--dimensions", "32"], 3, "dimensions: the collection has 64"),
         (["search", "x", "--in", "edge:{tmp}/db"], 2, "There is no collection"),
@@ -480,7 +481,7 @@ def test_doctor_reports_the_machine(command: Callable[..., Result]) -> None:
     """What a report of a problem needs."""
     result = command("doctor")
     assert result.code == 0
-    for word in ("python", "torch", "device", "hub cache"):
+    for word in ("python", "torch", "device", "hub cache", "cpu:"):
         assert word in result.out
 
 

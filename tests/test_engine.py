@@ -421,6 +421,19 @@ def test_process_ends_cleanly_without_close(minilm_folder):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_two_engines_may_load_at_the_same_time(minilm_folder):
+    """transformers' first import and its loading aren't made for two threads; torch's number format stays as it was."""
+    script = (
+        "import sys, threading, torch; from sightline import EmbeddingEngine\n"
+        "engines = [EmbeddingEngine(sys.argv[1], device='cpu', dtype=dtype) for dtype in ('bfloat16', 'float32', 'bfloat16')]\n"
+        "threads = [threading.Thread(target=engine.load) for engine in engines]\n"
+        "[thread.start() for thread in threads]; [thread.join() for thread in threads]\n"
+        "print(torch.get_default_dtype(), *(engine.describe().dtype for engine in engines))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(minilm_folder)], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("torch.float32 bfloat16 float32 bfloat16\n", "")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_engine_in_a_forked_child_says_so(minilm):

@@ -80,6 +80,7 @@ def index(
     rebuild: bool = False,
     take_over: bool = False,
     device: str | None = None,
+    devices: Sequence[str] | str | None = None,
     dtype: str | None = None,
     on_progress: OnIndexProgress | None = None,
 ) -> IndexSummary:
@@ -106,6 +107,7 @@ def index(
         rebuild: Make the collection anew beside the old one, e.g. with another model, and put it in its place when it is done.
         take_over: End the lease of another writer on a server.
         device: Where a model that is given by name runs; None chooses.
+        devices: Instead, several that share the work: ["cuda:0", "cuda:1"], or "cuda" for all; see `EmbeddingEngine`.
         dtype: Number format of such a model; None chooses.
         on_progress: Called with an `IndexProgress` from several threads, never from two at once.
 
@@ -128,7 +130,9 @@ def index(
         anew = rebuild and known is not None
         inherited = None if anew and model is not None else known
         # Deterministic: a run that goes on after a crash gives the vectors that an undisturbed one would have given.
-        embedder = _embedder(model, resources, inherited, dimensions=dimensions, device=device, dtype=dtype, deterministic=True)
+        embedder = _embedder(
+            model, resources, inherited, dimensions=dimensions, device=device, devices=devices, dtype=dtype, deterministic=True
+        )
         insisted = _insisted_dimensions(embedder, dimensions, given=embedder is model)
         settings = _chunk_settings(embedder, inherited, chunk_tokens, overlap_tokens)
         if anew:
@@ -157,6 +161,7 @@ def open_collection(
     dimensions: int | None = None,
     trust: bool = False,
     device: str | None = None,
+    devices: Sequence[str] | str | None = None,
     dtype: str | None = None,
 ) -> Collection:
     """Open a collection for searching, and for adding rows.
@@ -168,6 +173,7 @@ def open_collection(
         dimensions: Length of its vectors, for a new one; an existing one must have it.
         trust: Fetch the model that the contract names, whatever it is.
         device: Where a model that is given by name runs; None chooses.
+        devices: Instead, several that share the work: ["cuda:0", "cuda:1"], or "cuda" for all; see `EmbeddingEngine`.
         dtype: Number format of such a model; None chooses.
 
     Raises:
@@ -181,7 +187,7 @@ def open_collection(
         if not store.exists():
             if not create:
                 raise collection_not_found(url)
-            embedder = _embedder(model, resources, dimensions=dimensions, device=device, dtype=dtype)
+            embedder = _embedder(model, resources, dimensions=dimensions, device=device, devices=devices, dtype=dtype)
             insisted = _insisted_dimensions(embedder, dimensions, given=embedder is model)
             _create(store, embedder, default_settings(embedder), insisted)
             store.release()
@@ -192,7 +198,7 @@ def open_collection(
                 f"Sightline didn't make the collection at {url}, so nothing says which model its vectors are of. "
                 f"Name it: --model MODEL, or adopt the collection: sightline adopt {shlex.quote(url)} --model MODEL"
             )
-        embedder = _embedder(model, resources, contract, device=device, dtype=dtype, trust=trust)
+        embedder = _embedder(model, resources, contract, device=device, devices=devices, dtype=dtype, trust=trust)
         if contract is None:
             log.warning(
                 "Sightline didn't make the collection at %s: nothing says whether its vectors are of this model. "
@@ -394,7 +400,12 @@ def remove(sources: Sequence[str], *, from_url: str, take_over: bool = False) ->
 
 
 def adopt(
-    url: str, *, model: str | Path | Embedder, device: str | None = None, dtype: str | None = None
+    url: str,
+    *,
+    model: str | Path | Embedder,
+    device: str | None = None,
+    devices: Sequence[str] | str | None = None,
+    dtype: str | None = None,
 ) -> Contract:
     """Give a contract to a collection that another program filled, after checking that its vectors are those of `model`.
 
@@ -405,7 +416,7 @@ def adopt(
     """
     with ExitStack() as resources:
         store = _existing_store(url, resources)
-        embedder = _embedder(model, resources, device=device, dtype=dtype)
+        embedder = _embedder(model, resources, device=device, devices=devices, dtype=dtype)
         return adoption.adopt(store, embedder, _chunk_part(default_settings(embedder)))
 
 
@@ -417,11 +428,12 @@ def embed(
     dimensions: int | None = None,
     instruction: InstructionLike = None,
     device: str | None = None,
+    devices: Sequence[str] | str | None = None,
     dtype: str | None = None,
 ) -> FloatArray:
     """Vectors of `texts` in one role: float32 `(n, dimensions)`, unit norm, in input order."""
     with ExitStack() as resources:
-        embedder = _embedder(model, resources, dimensions=dimensions, device=device, dtype=dtype)
+        embedder = _embedder(model, resources, dimensions=dimensions, device=device, devices=devices, dtype=dtype)
         calls = {Role.QUERY: embedder.embed_queries, Role.DOCUMENT: embedder.embed_documents}
         return calls[Role(role)](texts, instruction=instruction, dimensions=dimensions)
 
@@ -483,22 +495,26 @@ def _embedder(
     *,
     dimensions: int | None = None,
     device: str | None = None,
+    devices: Sequence[str] | str | None = None,
     dtype: str | None = None,
     deterministic: bool = False,
     trust: bool = False,
 ) -> Embedder:
     """The caller's embedder, or one that `resources` closes: of the named model, the contract's, or the default."""
     if model is not None and not isinstance(model, (str, Path)):
-        if device is not None or dtype is not None:
-            raise UsageError("device and dtype are for a model that is given by name; this embedder was made with its own.")
+        if device is not None or devices is not None or dtype is not None:
+            raise UsageError(
+                "devices, device and dtype are for a model that is given by name; this embedder was made with its own."
+            )
         return model
     name, revision = _reference(model, known)
     if model is None and known is not None and not trust:
         _check_trust(name, revision)
     try:
         embedder = open_embedder(
-            name, revision=revision, dimensions=dimensions, device=device, dtype=dtype, deterministic=deterministic
-        )
+            name, revision=revision, dimensions=dimensions, device=device, devices=devices, dtype=dtype,
+            deterministic=deterministic,
+        )  # fmt: skip
     except ModelNotFound as error:
         if model is None and known is not None:
             raise ModelNotFound(f"{error} The collection names this model; a copy of it may stand in: --model FOLDER") from error

@@ -14,6 +14,7 @@
     │   ├── TextTooLong            beyond max_length while on_too_long="error"
     │   └── NonFiniteEmbedding     the model gave NaN or infinity for a text
     ├── EmbedderClosed             used after close()
+    ├── DeviceFailed               a device was lost, and the engine with it
     ├── ContractMismatch           the collection was made by other eyes (exit code 3)
     └── StoreError                 the store can't do what it was asked (exit code 4)
         ├── CollectionNotFound     nothing was indexed there yet (exit code 2)
@@ -96,6 +97,14 @@ class EmbedderClosed(SightlineError):
 
     def __init__(self, message: str = "This embedder was closed; make a new one.") -> None:
         super().__init__(message)
+
+
+class DeviceFailed(SightlineError):
+    """A device that an engine ran on can't go on; the engine has ended. `device` is its name, the cause what it raised."""
+
+    def __init__(self, message: str, device: str) -> None:
+        super().__init__(message)
+        self.device = device
 
 
 class ContractMismatch(SightlineError):

@@ -12,7 +12,7 @@ from sightline.cli.options import run_options
 @click.argument("url")
 @click.option("--model", required=True, metavar="MODEL", help="What its vectors are of: folder, package:NAME or hub name.")
 @run_options
-def adopt(url: str, model: str, device: str | None, dtype: str | None) -> None:
+def adopt(url: str, model: str, device: str | None, devices: tuple[str, ...] | None, dtype: str | None) -> None:
     """Check a sample of the stored vectors against MODEL; where they agree, write a contract.
 
     From then on the collection can be searched without naming a model, and written. What another program wrote is never deleted.
@@ -21,5 +21,5 @@ def adopt(url: str, model: str, device: str | None, dtype: str | None) -> None:
     Examples:
       sightline adopt chroma:./db/handbook --model Qwen/Qwen3-Embedding-0.6B
     """
-    contract = api.adopt(url, model=model, device=device, dtype=dtype)
+    contract = api.adopt(url, model=model, device=device, devices=devices, dtype=dtype)
     click.echo(f"{url} is adopted: {contract.vectors.dimensions} dimensions of {contract.reading.model}", err=True)

@@ -59,6 +59,7 @@ def _device_rows(report: Report) -> Iterator[tuple[str, str]]:
     yield "CPU", ", ".join(device.cpu_features) or "no bfloat16 units (neither amx nor avx512_bf16)"
     yield "CUDA", ", ".join(device.cuda) or "none"
     yield "MPS", "available" if device.mps else "none"
+    yield "devices", ", ".join(device.devices)
 
 
 def _model_rows(model: ModelReport) -> Iterator[tuple[str, str]]:

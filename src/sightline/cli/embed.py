@@ -36,6 +36,7 @@ def embed(
     dimensions: int | None,
     instruction: str | None,
     device: str | None,
+    devices: tuple[str, ...] | None,
     dtype: str | None,
     out: Path | None,
 ) -> None:
@@ -50,8 +51,9 @@ def embed(
     _check_name(out)
     texts = _lines(file)
     vectors = api.embed(
-        texts, role=Role(role), model=model, dimensions=dimensions, instruction=instruction, device=device, dtype=dtype
-    )
+        texts, role=Role(role), model=model, dimensions=dimensions, instruction=instruction,
+        device=device, devices=devices, dtype=dtype,
+    )  # fmt: skip
     _write(texts, vectors, out)
     if out is not None:
         click.echo(f"{counted(len(texts), 'vector')} of {vectors.shape[1]} dimensions in {out}", err=True)

@@ -19,8 +19,18 @@ _BOUNDS = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Where and how a model runs."""
     device = click.option("--device", metavar="DEVICE", help="cuda, cuda:1, mps or cpu. Default: the best there is.")
+    devices = click.option(
+        "--devices",
+        metavar="DEVICE,...",
+        callback=lambda _context, _parameter, given: _names(given),
+        help="Instead, several that share the work: cuda:0,cuda:1, all GPUs as cuda, NUMA nodes as cpu:0,cpu:1.",
+    )
     dtype = click.option("--dtype", metavar="TYPE", help="bfloat16 or float32. Default: what the device computes fast.")
-    return device(dtype(command))
+    return device(devices(dtype(command)))
+
+
+def _names(given: str | None) -> tuple[str, ...] | None:
+    return None if given is None else tuple(name.strip() for name in given.split(",") if name.strip())
 
 
 def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

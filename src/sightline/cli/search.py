@@ -35,6 +35,7 @@ def search(
     filters: tuple[str, ...],
     trust: bool,
     device: str | None,
+    devices: tuple[str, ...] | None,
     dtype: str | None,
     as_json: bool,
 ) -> None:
@@ -51,7 +52,7 @@ def search(
       sightline search "opening hours" --in edge:./kb --json | jq '.[0].source'
     """
     wanted = parse_filters(filters)
-    with api.open_collection(url, model=model, trust=trust, device=device, dtype=dtype) as collection:
+    with api.open_collection(url, model=model, trust=trust, device=device, devices=devices, dtype=dtype) as collection:
         hits = collection.search(text, k=k, instruction=instruction, filter=wanted)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(hit) for hit in hits], ensure_ascii=False, indent=2))

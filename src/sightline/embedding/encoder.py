@@ -16,11 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sightline.embedding import attention, native
+from sightline.embedding import attention, loading, native
 from sightline.embedding.batching import TokenBatch
 from sightline.embedding.device import default_batch_tokens
 from sightline.embedding.linear import prepack
 from sightline.embedding.models import ModelSpec
+from sightline.embedding.numa import own_memory
 from sightline.embedding.packing import Packing, check_packing, forward_packed, no_cache, to_device
 from sightline.errors import MissingExtra, ModelError, UsageError
 
@@ -81,13 +82,17 @@ class TransformersEncoder:
     ) -> None:
         if device.type == "cpu" and dtype == "bfloat16":
             native.kernels(wait=deterministic)
-        self._model = load_model(spec, device, dtype, trust_remote_code=trust_remote_code)
+        with loading.alone():
+            model = load_model(spec, dtype, trust_remote_code=trust_remote_code)
+        self._model = model.to(device)
         self._device = device
         self._pad_id = int(spec.config.get("pad_token_id") or 0)
         attention.register()
         self.packing = check_packing(self._model) if pack else Packing(False, "packing was switched off")
         if self.packing.packs and device.type == "cpu":
             prepack(self._model, rows=default_batch_tokens(device))
+        if device.type == "cpu" and device.index is not None:
+            own_memory(self._model)
 
     def hidden_states(self, batch: TokenBatch, rows: npt.NDArray[np.int64] | None = None) -> Tensor:
         """Hidden states of the texts back to back, `(tokens, hidden)`, or of the tokens `rows`."""
@@ -115,8 +120,8 @@ def _pieces(filler: int, longest: int = 64) -> list[int]:
     return [min(longest, filler - start) for start in range(0, filler, longest)]
 
 
-def load_model(spec: ModelSpec, device: torch.device, dtype: str, *, trust_remote_code: bool) -> Any:
-    """The transformers module with its weights, ready for inference; nothing random is left in a part that is used."""
+def load_model(spec: ModelSpec, dtype: str, *, trust_remote_code: bool) -> Any:
+    """The transformers module with its weights on the CPU, ready for inference; nothing random is left in a part that is used."""
     try:
         from transformers import AutoConfig
     except ImportError as error:
@@ -144,7 +149,7 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: str, *, trust_remot
             f"{spec.folder}: the weights lack {len(missing)} tensors of the architecture, e.g. {sorted(missing)[0]!r}. "
             "Fetch the whole model."
         )
-    return model.to(device).eval()
+    return model.eval()
 
 
 def _auto_class(config: Any) -> Any:

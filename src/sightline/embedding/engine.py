@@ -5,7 +5,7 @@
     tokens         the model's tokenizer, closing tokens, what happens to long texts
     batching       which texts share a pass
     submissions    the queue: priorities, sharing, where results go
-    worker         the device thread that runs the next four
+    worker         the device threads that run the next four
     attention      each text attends to itself only
     encoder        the model (packing decides whether its texts may be packed)
     pooling        hidden states to one vector a text
@@ -33,7 +33,7 @@ import numpy.typing as npt
 from sightline.embedding.base import BaseEmbedder
 from sightline.embedding.batching import BatchPolicy
 from sightline.embedding.cleaning import check_steps, clean
-from sightline.embedding.device import check_dtype, choose_device, choose_dtype, default_batch_tokens
+from sightline.embedding.device import Place, check_devices, check_dtype, choose_places, common_dtype, default_batch_tokens
 from sightline.embedding.dimensions import DimensionRange
 from sightline.embedding.identity import fingerprint
 from sightline.embedding.instructions import Instructions, check_template
@@ -55,7 +55,7 @@ from sightline.types import (
 )
 
 if TYPE_CHECKING:
-    from sightline.embedding.worker import DeviceWorker, Loaded
+    from sightline.embedding.worker import DeviceWorkers, Loaded
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,10 @@ _INLINE_TEXTS, _INLINE_CHARACTERS = 64, 20_000
 
 @dataclass(frozen=True, slots=True)
 class EngineDescription:
-    """What an engine is and how it runs. `device`, `dtype`, `packs`, `packing` and `max_batch_tokens` are known once loaded."""
+    """What an engine is and how it runs; what has a default is known once it is loaded.
+
+    With several devices, `device` is the kind of all and `max_batch_tokens` the budget of each.
+    """
 
     model: str
     revision: str | None
@@ -90,6 +93,7 @@ class EngineDescription:
     packs: bool | None = None
     packing: str | None = None
     max_batch_tokens: int | None = None
+    devices: tuple[str, ...] | None = None
 
 
 class EmbeddingEngine(BaseEmbedder):
@@ -99,6 +103,8 @@ class EmbeddingEngine(BaseEmbedder):
         model: A folder, `package:NAME` (a folder in an installed Python package), or a hub name.
         dimensions: Length of the vectors; None is the model's own.
         device: "cuda", "cuda:1", "mps", "cpu"; None chooses.
+        devices: Instead of `device`, several that share the work, each with a copy of the weights: ["cuda:0", "cuda:1"], NUMA
+            nodes as ["cpu:0", "cpu:1"], or all of a kind as "cuda" or "cpu".
         dtype: "bfloat16", "float32" or "float16"; None takes bfloat16 where the device computes it fast. "int8" has products in
             8 bits and all else in bfloat16, on CPUs with AVX-512 BF16, for models that have a forward pass of our own. It is up
             to twice as quick there (unless the CPU has AMX), less exact, and refused for a model that it changes too much.
@@ -116,7 +122,7 @@ class EmbeddingEngine(BaseEmbedder):
         split_special_tokens: Read special tokens that stand in a text as plain text. The reference doesn't, so off by default.
         pack: False pads batches even where the model could be packed.
         encoder: "auto" takes a forward pass of our own where there is one for the model, "transformers" its stock module always.
-        threads: CPU threads for the model; None leaves torch's choice. torch's global setting is left alone either way.
+        threads: CPU threads for the model, all NUMA nodes together; None leaves torch's choice, and its global setting stays.
         trust_remote_code: Run the Python code that ships with a model.
 
     Raises:
@@ -133,6 +139,7 @@ class EmbeddingEngine(BaseEmbedder):
         *,
         dimensions: int | None = None,
         device: str | None = None,
+        devices: Sequence[str] | str | None = None,
         dtype: str | None = None,
         revision: str | None = None,
         max_batch_tokens: int | None = None,
@@ -163,11 +170,12 @@ class EmbeddingEngine(BaseEmbedder):
         self._clean = check_steps(clean)
         self._split_special_tokens = split_special_tokens
         self._threads = threads
-        self._run = _RunSettings(device, dtype, max_batch_tokens, deterministic, pack, encoder, trust_remote_code)
+        placed = check_devices(devices, device)
+        self._run = _RunSettings(device, placed, dtype, max_batch_tokens, deterministic, pack, encoder, trust_remote_code)
         self._counts = _Counts()
         self._queue = SubmissionQueue()
         self._lock = threading.Lock()
-        self._worker: DeviceWorker | None = None
+        self._worker: DeviceWorkers | None = None
         self._feeder: ThreadPoolExecutor | None = None
         self._process = os.getpid()
         weakref.finalize(self, _close_queue, self._queue)
@@ -211,8 +219,8 @@ class EmbeddingEngine(BaseEmbedder):
 
     def describe(self) -> EngineDescription:
         """What this engine is, and how it runs if it is loaded."""
-        loaded = self._worker.wait_loaded() if self._worker else (None, None, None, None)
-        device, dtype, packing, max_batch_tokens = loaded
+        loaded = self._worker.wait_loaded() if self._worker else []
+        device, dtype, packing, max_batch_tokens = loaded[0] if loaded else (None, None, None, None)
         return EngineDescription(
             model=self._spec.name,
             revision=self._spec.revision,
@@ -229,11 +237,12 @@ class EmbeddingEngine(BaseEmbedder):
             instructions=self.instructions,
             template=self._instructions.template,
             deterministic=self._run.deterministic,
-            device=device,
+            device=device.partition(":")[0] if device and len(loaded) > 1 else device,
             dtype=dtype,
             packs=packing.packs if packing else None,
             packing=packing.reason if packing else None,
             max_batch_tokens=max_batch_tokens,
+            devices=tuple(name for name, *_ in loaded) or None,
         )
 
     def load(self) -> Self:
@@ -373,12 +382,16 @@ class EmbeddingEngine(BaseEmbedder):
         if self._queue.closed and self._worker is None:
             raise EmbedderClosed()
 
-    def _started_worker(self) -> DeviceWorker:
+    def _started_worker(self) -> DeviceWorkers:
         with self._lock:
             if self._worker is None:
-                from sightline.embedding.worker import DeviceWorker
+                places = choose_places(self._run.device, self._run.devices, alike=self._run.deterministic)
+                from sightline.embedding.worker import DeviceWorkers
 
-                self._worker = DeviceWorker(_loader(self._spec, self._run), self._queue, self._threads, self._counts.add_batch)
+                self._worker = DeviceWorkers(
+                    places, _loader(self._spec, self._run, places), self._queue, self._threads, self._counts.add_batch,
+                    even=self._run.deterministic,
+                )  # fmt: skip
             return self._worker
 
     def _feed_later(self, submission: Submission, call: _Call) -> None:
@@ -431,6 +444,7 @@ class EmbeddingEngine(BaseEmbedder):
 @dataclass(frozen=True, slots=True)
 class _RunSettings:
     device: str | None
+    devices: tuple[str, ...] | None
     dtype: str | None
     max_batch_tokens: int | None
     deterministic: bool
@@ -535,16 +549,15 @@ def _dimension_range(spec: ModelSpec) -> DimensionRange:
     return DimensionRange(1, spec.native_dimensions)
 
 
-def _loader(spec: ModelSpec, run: _RunSettings) -> Any:
-    """What the device thread calls; it holds no reference to the engine, so that a forgotten one can be collected."""
+def _loader(spec: ModelSpec, run: _RunSettings, places: Sequence[Place]) -> Any:
+    """What each device's thread calls; it holds no reference to the engine, so that a forgotten one can be collected."""
 
-    def load() -> Loaded:
+    def load(place: Place) -> Loaded:
         from sightline.embedding.encoder import load_encoder
         from sightline.embedding.pooling import Pooler
         from sightline.embedding.worker import Loaded
 
-        device = choose_device(run.device)
-        dtype = choose_dtype(run.dtype, device)
+        device, dtype = place.device, common_dtype(run.dtype, places)
         encoder = load_encoder(
             spec, device, dtype, encoder=run.encoder, trust_remote_code=run.trust_remote_code, pack=run.pack,
             deterministic=run.deterministic,

@@ -45,6 +45,7 @@ class RunSettings(TypedDict, total=False):
     """What makes another engine of the same model; the meanings are those of `EmbeddingEngine`."""
 
     device: str | None
+    devices: Sequence[str] | str | None
     dtype: str | None
     revision: str | None
     max_batch_tokens: int | None

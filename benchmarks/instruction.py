@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +14,10 @@ from benchmarks.models import prepare
 _QUERIES = 256
 _OWN_TOKENS = 12
 _LONE = 20
+_WORDS = [
+    "when", "does", "the", "ferry", "leave", "for", "island", "and", "how", "is", "lamp", "of", "tower", "cleaned", "in",
+    "winter", "after", "storm", "from", "west",
+]  # fmt: skip
 
 
 def queries(settings: Figures) -> Figures:
@@ -65,12 +70,9 @@ def measure(work: Path, dtype: str, layers: int | None, rounds: int, say: Callab
 
 def _texts(count: Callable[[list[str]], list[int]]) -> list[str]:
     """Queries of exactly so many tokens of their own (the closing token aside)."""
-    found, number = [], 0
-    while len(found) < _QUERIES:
-        text = f"lamp {number % 10} of tower"
-        while count([text])[0] < _OWN_TOKENS + 1:
-            text += f" {(number * 7 + len(text)) % 10}"
-        if count([text])[0] == _OWN_TOKENS + 1:
-            found.append(text)
-        number += 1
-    return found
+    chooser = random.Random(0)
+    tried = [" ".join(chooser.choices(_WORDS, k=chooser.randint(8, _OWN_TOKENS))) for _ in range(40 * _QUERIES)]
+    found = [text for text, tokens in zip(tried, count(tried), strict=True) if tokens == _OWN_TOKENS + 1]
+    if len(found) < _QUERIES:
+        raise SystemExit(f"only {len(found)} of {len(tried)} made up queries have {_OWN_TOKENS} tokens; {_QUERIES} are needed")
+    return found[:_QUERIES]

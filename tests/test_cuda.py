@@ -5,12 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from sightline.embedding import graphs
-from sightline.embedding.models import load_spec
+from sightline.embedding import attention, graphs
+from sightline.embedding.batching import TokenBatch
+from sightline.embedding.models import PoolingSpec, load_spec
 from sightline.embedding.operators import TorchOperators
 from sightline.embedding.packed_encoder import PackedEncoder
+from sightline.embedding.pooling import Pooler
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,3 +49,48 @@ def test_graphs_are_captured_beside_other_threads(make_model, monkeypatch):
     first, options, second, others = used
     assert first is second
     assert options == others == {"pool": (0, 1), "stream": first, "capture_error_mode": "thread_local"}
+
+
+class NeverWait(TorchDispatchMode):
+    """Refuses what would make the host wait for a device."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.overloadpacket._qualified_op_name
+        waits = name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::item")
+        if name in ("aten::index", "aten::index_put", "aten::index_put_"):
+            waits = any(index is not None and index.dtype == torch.bool for index in arguments[1])
+        if name == "aten::repeat_interleave":
+            waits = (options or {}).get("output_size") is None
+        assert not waits, f"{name} waits for the device"
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("mode", ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_pooling_never_waits_for_the_device(mode, include_prompt):
+    """The host knows the lengths; a pass that is waited for can't have the next one launched behind it."""
+    hidden = torch.randn(12, 8, generator=torch.Generator().manual_seed(0))
+    pooler = Pooler(PoolingSpec((mode,), include_prompt), (), CPU)
+    with NeverWait():
+        found = pooler(hidden, [5, 1, 4], [2, 0, 1])
+    assert found.shape == (3, 8)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "bert", "xlm-roberta"])
+def test_passes_never_wait_for_the_device(make_model, family):
+    """Nor does one behind a shared instruction, after its first time."""
+    encoder = PackedEncoder(load_spec(make_model(family)), CPU, "float32")
+    prompt = list(range(100, 112))
+    ids = np.array([*prompt, 7, 8, *prompt, 9], dtype=np.int64)
+    batch, rows = TokenBatch(ids, [14, 13], prompt_lengths=[12, 12]), np.array([13, 26])
+    first = encoder.hidden_states(batch, rows)
+    with NeverWait():
+        assert torch.equal(encoder.hidden_states(batch, rows), first)
+
+
+def test_prefix_is_put_in_front_without_waiting():
+    """As the kernel wants it: the prefix, then the text's own keys, text after text."""
+    own, prefix = torch.arange(10.0).reshape(5, 1, 2), -torch.ones(2, 1, 2)
+    with NeverWait():
+        found = attention._behind_prefix(prefix, own, torch.tensor([0, 2, 5], dtype=torch.int32))
+    assert torch.equal(found, torch.cat([prefix, own[:2], prefix, own[2:]]))

@@ -42,7 +42,7 @@ def main() -> int:
     options = _options()
     ends = time.monotonic() + 60 * options.minutes
     out = options.out or ROOT / "benchmarks" / "results" / f"gpu-{datetime.datetime.now(datetime.UTC):%Y-%m-%d-%H%M%S}.json"
-    with tempfile.TemporaryDirectory(prefix="sightline-gpu-") as name:
+    with tempfile.TemporaryDirectory(prefix="sightline-gpu-", dir=options.work) as name:
         work = Path(name)
         facts = work / "facts.jsonl"
         waiting = [part for part in _plan(options.models) if not options.parts or part in options.parts]
@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace, parts: list[str], work: Path, facts: Path,
         record.write(part=parts[max(last, 0)], kind="end", seconds=0.0)  # or it would seem to run still
     if worker.returncode == 0:
         return []
-    return parts[last + 1 :] if done else parts[1:]
+    return parts[last + 1 :] if done else []  # where not one was begun, none ever is
 
 
 def _overdue(facts: Path, ends: float) -> str:
@@ -119,6 +119,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="where the whole result goes (benchmarks/results/gpu-DATE.json)")
     parser.add_argument("--smoke", action="store_true", help="try the script itself on the CPU, with tiny shapes")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="whose throughput is measured (all)")
+    parser.add_argument("--work", type=Path, help="where models lie meanwhile, 20 GB at most (the temporary folder)")
     parser.add_argument("--parts", nargs="+", help="run these parts only (all): environment, ceilings, operators, ...")
     parser.add_argument("--minutes", type=float, default=8, help="it ends by then (8)")
     return parser.parse_args()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -94,3 +97,16 @@ def test_prefix_is_put_in_front_without_waiting():
     with NeverWait():
         found = attention._behind_prefix(prefix, own, torch.tensor([0, 2, 5], dtype=torch.int32))
     assert torch.equal(found, torch.cat([prefix, own[:2], prefix, own[2:]]))
+
+
+@pytest.mark.slow
+def test_gpu_script_runs(tmp_path):
+    """Every part of it, on the CPU: no part fails, and no check does."""
+    out = tmp_path / "gpu.json"
+    command = [sys.executable, "benchmarks/gpu.py", "--smoke", "--models", "0.6b", "minilm", "--minutes", "4", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    result = json.loads(out.read_text())
+    assert result["failures"] == []
+    assert {"environment", "operators", "attention", "ways", "engines", "speed 0.6b", "latency", "trace"} <= set(result["parts"])
+    assert all(check["good"] for check in result["checks"])

@@ -70,13 +70,16 @@ def flash_is_here() -> bool:
 def best_batch(lab: Lab, peer: Peer, texts: Ids) -> tuple[int, dict[int, float]]:
     """The batch size with the most tokens a second on a sample, and the rates of all."""
     mean = sum(map(len, texts)) / len(texts)
-    sizes = sorted({max(1, round(tokens / mean)) for tokens in ((8192, 32768, 131072) if lab.on_cuda else (256,))})
+    budgets = (8192, 32768, 131072) if lab.on_cuda else (256,)
+    sizes = sorted({min(len(texts), max(1, round(tokens / mean))) for tokens in budgets})
     rates: dict[int, float] = {}
     for size in sizes:
         try:
             rates[size] = rate(lab, lambda size=size: peer.embed_ids(texts, size), sum(map(len, texts)))
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
+    if not rates:
+        raise RuntimeError("the peer ran out of memory with every batch size")
     return max(rates, key=rates.__getitem__), rates
 
 

@@ -17,7 +17,7 @@ import torch
 from benchmarks.cuda.lab import Lab
 
 ROOT = Path(__file__).resolve().parents[2]
-_SHARD_BYTES = 4 << 30
+_SHARD_BYTES = 2 << 30
 _INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
 
@@ -175,8 +175,15 @@ def _write_weights(folder: Path, shape: Shape, device: torch.device) -> None:
         meta = transformers.AutoModel.from_config(config)
     config.save_pretrained(folder)
     generator = torch.Generator(device).manual_seed(7)
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    size = 0
+    shard: dict[str, torch.Tensor] = {}
+    files: dict[str, str] = {}
+
+    def save() -> None:
+        name = f"model-{len(set(files.values())) + 1:05}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        files.update(dict.fromkeys(shard, name))
+        shard.clear()
+
     for name, tensor in meta.state_dict().items():
         if not tensor.is_floating_point():
             continue
@@ -185,19 +192,12 @@ def _write_weights(folder: Path, shape: Shape, device: torch.device) -> None:
             values = 0.1 * values + (0.0 if name.endswith("bias") else 1.0)
         else:
             values *= 0.5 if "embed" in name else tensor.shape[-1] ** -0.5
-        size += values.nbytes
-        if size > _SHARD_BYTES:
-            shards.append({})
-            size = values.nbytes
-        shards[-1][name] = values.to("cpu", torch.bfloat16).contiguous()
-    names = ["model.safetensors"] if len(shards) == 1 else [
-        f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))
-    ]  # fmt: skip
-    for file, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / file, metadata={"format": "pt"})
-    if len(shards) > 1:
-        index = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+        shard[name] = values.to("cpu", torch.bfloat16).contiguous()
+        if sum(one.nbytes for one in shard.values()) > _SHARD_BYTES:
+            save()
+    if shard:
+        save()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
 
 
 def true_tokenizer() -> Path | None:

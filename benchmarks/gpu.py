@@ -30,7 +30,7 @@ _FIRST = {
     "environment": 30, "ceilings": 20, "operators": 60, "attention": 25, "models": 60, "ways": 60, "engines": 30,
 }  # fmt: skip
 _SPEED = {"0.6b": 90, "4b": 60, "8b": 80, "xlm-r": 25, "minilm": 20}
-_NEXT = {"latency": 35, "trace": 20, "prefixes": 15}
+_NEXT = {"latency": 35, "trace": 20, "prefixes": 15, "host": 12}
 _LAST = {"budgets": 30, "devices": 20}
 # A part that outlasts its time by so much hangs: its process is killed, and the rest runs in another.
 _PATIENCE = 45

@@ -95,6 +95,9 @@ def _rest(facts: dict[str, Any]) -> list[str]:
         lines.append(f"          {_share(one['share']):>5} {one['calls']:6} x {one['name'][:80]}")
     for name, found in facts.get("prefixes", {}).items():
         lines.append(f"prefix    {name}: {_number(found['queries_per_s'])} queries/s")
+    for name, found in facts.get("host", {}).items():
+        tokens, texts = (_number(found[kind]) for kind in ("tokens_per_s", "texts_per_s"))
+        lines.append(f"host      {name}: {tokens} tokens/s, {texts} texts/s at most")
     for name, found in facts.get("budgets", {}).items():
         lines.append(f"budget    {name}: " + ", ".join(f"{mix} {_number(rate)}" for mix, rate in found.items()))
     for name, found in facts.get("ways", {}).items():

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from benchmarks.cuda.peer import Peer, best_batch, flash_is_here, rate
 from benchmarks.cuda.shapes import Shape, mixes, model_folder, prose, shape_of
 from benchmarks.cuda.timing import synchronize
 from sightline import EmbeddingEngine, TokenizedText
+from sightline.embedding.batching import TokenBatch
+from sightline.embedding.packed_encoder import PackedEncoder
 
 _SMALL, _MOST_TOKENS = 32_768, 1_500_000
 _BUDGETS = (4096, 8192, 16384, 32768, 65536)
@@ -66,6 +69,29 @@ def budgets(lab: Lab) -> None:
                 found[mix] = rate(lab, lambda texts=texts: engine.embed_documents(texts), sum(lengths), rounds=2)
             lab.note(f"{budget} tokens a pass", found)
         _free()
+
+
+def host(lab: Lab) -> None:
+    """Tokens a second if the device took no time at all: what the host's own work would allow, with ids and with texts."""
+    shape = shape_of(lab, "0.6b")
+    folder = model_folder(lab, shape)
+
+    def at_once(_: PackedEncoder, batch: TokenBatch, rows: Any = None) -> torch.Tensor:
+        return torch.ones((sum(batch.lengths) if rows is None else len(rows), shape.hidden), device=lab.device)
+
+    with (
+        EmbeddingEngine(folder, device=str(lab.device), dtype=lab.dtype).load() as engine,
+        mock.patch.object(PackedEncoder, "hidden_states", at_once),
+    ):
+        for mix in ("queries", "chunks"):
+            lengths = mixes(shape.longest)[mix](np.random.default_rng(2), 400_000 if lab.on_cuda else 3000)
+            ids = token_texts(lengths)
+            found = rate(lab, lambda ids=ids: engine.embed_documents(ids), sum(lengths), rounds=2)
+            lab.note(f"{mix} as ids", {"tokens_per_s": found, "texts_per_s": found / sum(lengths) * len(ids)})
+        texts = [prose(np.random.default_rng(3), 4 * length) for length in lengths]
+        tokens = sum(engine.count_tokens(texts))
+        found = rate(lab, lambda: engine.embed_documents(texts), tokens, rounds=2)
+        lab.note("chunks as texts", {"tokens_per_s": found, "texts_per_s": found / tokens * len(texts)})
 
 
 def devices(lab: Lab) -> None:

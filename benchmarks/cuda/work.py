@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[Lab], None]] = {
     "latency": latency.latency,
     "trace": trace.trace,
     "prefixes": latency.prefixes,
+    "host": speed.host,
     "budgets": speed.budgets,
     "devices": speed.devices,
     **{f"speed {name}": (lambda lab, name=name: speed.throughput(lab, name)) for name in SHAPES},

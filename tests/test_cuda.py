@@ -7,13 +7,14 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sightline.embedding import attention, graphs
+from sightline.embedding import attention, graphs, packed_encoder
 from sightline.embedding.batching import TokenBatch
 from sightline.embedding.models import PoolingSpec, load_spec
 from sightline.embedding.operators import TorchOperators
@@ -24,7 +25,7 @@ CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_graphs_are_captured_beside_other_threads(make_model, monkeypatch):
+def test_graphs_are_captured_beside_other_threads(monkeypatch):
     """On a stream of their own device, warmed up on the same one, and without forbidding other threads to allocate."""
     used = []
 
@@ -45,13 +46,33 @@ def test_graphs_are_captured_beside_other_threads(make_model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
-    forward = PackedEncoder(load_spec(make_model("qwen3")), CPU, "float32")._forward
-    made = graphs.Graphs(forward, TorchOperators(), CPU)
+    made = graphs.Graphs(lambda pack, operators, rows: rows, TorchOperators(), CPU)
     for tokens in (32, 64):
         assert made._capture(tokens) is not None
     first, options, second, others = used
     assert first is second
     assert options == others == {"pool": (0, 1), "stream": first, "capture_error_mode": "thread_local"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "right", "wanted"), [("bfloat16", True, True), ("bfloat16", False, False), ("float32", True, False)]
+)
+def test_graphs_are_for_attention_that_asks_no_lengths(monkeypatch, dtype, right, wanted):
+    """Any other is captured with the lengths of the day: in float32 it gave memory that nobody had written."""
+    monkeypatch.setattr(attention, "_varlen_is_right", lambda device, dtype: right)
+    monkeypatch.setattr(packed_encoder, "_load", lambda *_: SimpleNamespace(positions=None))
+    monkeypatch.setattr(packed_encoder, "_cuda_operators", lambda *_: TorchOperators())
+    spec = SimpleNamespace(config={})
+    assert (PackedEncoder(spec, torch.device("cuda"), dtype)._graphs is not None) is wanted
+    assert PackedEncoder(spec, torch.device("cuda"), dtype, deterministic=True)._graphs is None
+    assert PackedEncoder(spec, CPU, dtype)._graphs is None
+
+
+def test_attention_by_groups_refuses_lengths_that_leave_tokens_out():
+    """Their rows would be whatever lay in memory."""
+    rows = torch.ones(4, 1, 8)
+    with pytest.raises(ValueError, match="3 tokens together, and there are 4"):
+        attention.attend(rows, rows, rows, torch.tensor([0, 3], dtype=torch.int32), (3,), 3, 1.0, True)
 
 
 class NeverWait(TorchDispatchMode):

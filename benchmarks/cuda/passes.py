@@ -114,6 +114,21 @@ def engines(lab: Lab) -> None:
         lab.check("cut is the beginning of the whole", _apart(cut, shortened), 0.05)
 
 
+def formats(lab: Lab) -> None:
+    """The other number formats, which take other ways: the same vectors as ever more often as small batches are asked for."""
+    folder = model_folder(lab, shape_of(lab, "0.6b", layers=4))
+    texts = token_texts([9, 30, 2, 400 if lab.on_cuda else 40])
+    found: dict[str, npt.NDArray[Any]] = {}
+    for dtype in ("float32", "bfloat16", "float16") if lab.on_cuda else ("float32", "bfloat16"):
+        with EmbeddingEngine(folder, device=str(lab.device), dtype=dtype) as engine:
+            found[dtype] = engine.embed_documents(texts)
+            again = [engine.embed_documents(texts) for _ in range(6)]
+            one_by_one = [np.concatenate([engine.embed_documents([text]) for text in texts]) for _ in range(4)]
+        lab.check(f"{dtype}: again and again", max(_apart(one, found[dtype]) for one in again), 0.03)
+        lab.check(f"{dtype}: one by one", max(_apart(one, found[dtype]) for one in one_by_one), 0.03)
+        lab.check(f"{dtype} beside float32", _apart(found[dtype], found["float32"]), 0.05)
+
+
 def _document() -> Any:
     from sightline.types import Role
 

@@ -26,6 +26,7 @@ PARTS: dict[str, Callable[[Lab], None]] = {
     "models": passes.whole_models,
     "ways": passes.ways,
     "engines": passes.engines,
+    "formats": passes.formats,
     "latency": latency.latency,
     "trace": trace.trace,
     "prefixes": latency.prefixes,

@@ -8,6 +8,7 @@ aren't there are empty.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from typing import Any
 
@@ -26,6 +27,8 @@ _TEXTS = 32
 # Asked for so often before it is captured.
 _ASKED = 2
 _WARM_UPS = 2
+# torch allows one capture at a time in a process; there may be several devices and engines.
+_capturing = threading.Lock()
 
 
 class _Graph:
@@ -86,7 +89,8 @@ class Graphs:
         try:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
             self._stream = self._stream or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            self._graphs[tokens] = _Graph(self._forward, self._operators, tokens, self._device, self._stream, self._pool)
+            with _capturing:
+                self._graphs[tokens] = _Graph(self._forward, self._operators, tokens, self._device, self._stream, self._pool)
         except RuntimeError as error:
             log.warning("CUDA graphs can't be used here, small batches take longer: %s", error)
             self._off = True

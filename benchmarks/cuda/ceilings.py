@@ -14,6 +14,7 @@ import torch
 from benchmarks.cuda.lab import Lab
 from benchmarks.cuda.shapes import shape_of, true_tokenizer
 from benchmarks.cuda.timing import median_seconds
+from sightline.embedding import attention
 
 _PACKAGES = (
     "torch", "triton", "transformers", "sentence-transformers", "tokenizers", "safetensors", "numpy", "flash-attn", "kernels",
@@ -44,6 +45,7 @@ def environment(lab: Lab) -> None:
         lab.note("Triton", "imported")
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it belongs into the report
         lab.note("Triton", f"can't be used: {error!r}")
+    lab.note("attention of variable length", attention.asks_no_lengths(lab.device, torch.bfloat16))
     lab.note("tokenizer", "Qwen3-Embedding's own" if true_tokenizer() else "a small one, trained on the spot")
 
 
@@ -98,14 +100,15 @@ def _layer_rate(lab: Lab, name: str, rows: int, dtype: torch.dtype) -> float:
 
 
 def product_rate(lab: Lab, rows: int, outer: int, inner: int, dtype: torch.dtype) -> float:
-    """TFLOP/s of one matrix product."""
-    return 2 * rows * outer * inner / _product_seconds(lab, rows, outer, inner, dtype) / 1e12
+    """TFLOP/s of one matrix product, after as many as bring an idle device to its clock."""
+    return 2 * rows * outer * inner / _product_seconds(lab, rows, outer, inner, dtype, warm_ups=200 if lab.on_cuda else 3) / 1e12
 
 
-def _product_seconds(lab: Lab, rows: int, outer: int, inner: int, dtype: torch.dtype) -> float:
+def _product_seconds(lab: Lab, rows: int, outer: int, inner: int, dtype: torch.dtype, warm_ups: int = 5) -> float:
     """As the engine calls it: `linear`, with another layer's weights each time (they don't all fit into the cache)."""
     states = torch.randn(rows, inner, device=lab.device, dtype=dtype)
     weights = [torch.randn(outer, inner, device=lab.device, dtype=dtype) * inner**-0.5 for _ in range(4)]
     return median_seconds(
-        lambda number: torch.nn.functional.linear(states, weights[number % 4]), lab.device, repeats=20, hold_back=lab.on_cuda
-    )
+        lambda number: torch.nn.functional.linear(states, weights[number % 4]),
+        lab.device, repeats=10, warm_ups=warm_ups, hold_back=0.002,
+    )  # fmt: skip

@@ -89,7 +89,7 @@ def _device_seconds(lab: Lab, folder: Path, context: Any) -> float:
     batch, rows = TokenBatch(ids, [_TOKENS], prompt_lengths=[0]), np.array([_TOKENS - 1])
     repeats = 50 if lab.on_cuda else 3
     return median_seconds(
-        lambda _: encoder.hidden_states(batch, rows), lab.device, repeats=repeats, warm_ups=5, hold_back=lab.on_cuda
+        lambda _: encoder.hidden_states(batch, rows), lab.device, repeats=repeats, warm_ups=5, hold_back=0.02
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+_CYCLES_A_SECOND = 2e9
+
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that it was given."""
@@ -17,12 +19,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def median_seconds(
-    run: Callable[[int], Any], device: torch.device, *, repeats: int, warm_ups: int = 3, hold_back: bool = False
+    run: Callable[[int], Any], device: torch.device, *, repeats: int, warm_ups: int = 3, hold_back: float = 0
 ) -> float:
     """Median time of `run(number)`; the number lets it rotate its inputs.
 
-    `hold_back` puts a pause in front on the device, so that the host's launches are over before the clock runs: what is timed is
-    the device's own work.
+    `hold_back` puts a pause of about so many seconds in front on the device, so that the host's launches are over before the
+    clock runs: what is timed is the device's own work.
     """
     for number in range(warm_ups):
         run(number)
@@ -30,14 +32,14 @@ def median_seconds(
     return median(_timed(run, number, device, hold_back) for number in range(repeats))
 
 
-def _timed(run: Callable[[int], Any], number: int, device: torch.device, hold_back: bool) -> float:
+def _timed(run: Callable[[int], Any], number: int, device: torch.device, hold_back: float) -> float:
     if device.type != "cuda":
         began = time.perf_counter()
         run(number)
         return time.perf_counter() - began
     began_at, ended_at = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     if hold_back:
-        torch.cuda._sleep(40_000_000)  # cycles: 20 ms at 2 GHz
+        torch.cuda._sleep(int(hold_back * _CYCLES_A_SECOND))
     began_at.record()
     run(number)
     ended_at.record()

@@ -51,8 +51,8 @@ def main() -> int:
         result = collected(facts)
         result["left_out"] += [f"{part}: no time was left" for part in waiting]
     result |= {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": sys.argv[1:]}
-    print(summary(result), flush=True)
     _write(result, out)
+    print(f"{summary(result)}\nwhole     {out}", flush=True)
     return int(went_wrong(result) or not result["parts"])
 
 
@@ -111,7 +111,6 @@ def _write(result: Result, out: Path) -> None:
     out.write_text(text)
     if os.environ.get("OUT"):
         (Path(os.environ["OUT"]) / "gpu.json").write_text(text)
-    print(f"whole     {out}")
 
 
 def _options() -> argparse.Namespace:

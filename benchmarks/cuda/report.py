@@ -76,10 +76,10 @@ def _speeds(facts: dict[str, Any]) -> list[str]:
             ours, peer = found[f"{mix}: ours"], found.get(f"{mix}: peer", {})
             rows.append(
                 (model, mix, _number(ours["tokens_per_s"]), _number(ours.get("tflops")), _share(ours.get("share")),
-                 _number(ours.get("peak_gb")), _number(peer.get("tokens_per_s")), str(peer.get("batch", "-")),
-                 _number(peer.get("times")))
+                 _number(ours.get("tokens_per_pass")), _number(ours.get("peak_gb")), _number(peer.get("tokens_per_s")),
+                 str(peer.get("batch", "-")), _number(peer.get("times")))
             )  # fmt: skip
-    header = ("model", "mix", "tokens/s", "TFLOP/s", "share", "GB", "peer", "batch", "times")
+    header = ("model", "mix", "tokens/s", "TFLOP/s", "share", "a pass", "GB", "peer", "batch", "times")
     return _aligned([header, *rows]) if rows else []
 
 

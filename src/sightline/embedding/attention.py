@@ -114,7 +114,7 @@ def attend(
     the same on the host (None: asked of the device), keys and values of a prefix that every text sees in front of itself
     `(before, kv_heads, width)` -> `(tokens, heads, width)`.
     """
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _varlen_is_right(query.device, query.dtype):
+    if asks_no_lengths(query.device, query.dtype):
         return _varlen(query, key, value, starts, longest, scale, causal, window, prefix)
     kernels = native.kernels() if query.dtype == torch.bfloat16 and query.device.type == "cpu" else None
     if kernels is not None and query.shape[-1] in native.WIDTHS and query.stride(-1) == key.stride(-1) == value.stride(-1) == 1:
@@ -122,6 +122,11 @@ def attend(
     if lengths is None:
         lengths = starts.diff().tolist()
     return _grouped(query, key, value, lengths, scale, causal, window, prefix)
+
+
+def asks_no_lengths(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `attend` reads where texts begin on the device only, so that a captured pass serves texts of any lengths."""
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16) and _varlen_is_right(device, dtype)
 
 
 def _refuse_unknown(attention_mask: Tensor | None, cu_seq_lens: Tensor | None, others: dict[str, Any]) -> None:
@@ -145,6 +150,8 @@ def _grouped(
     prefix: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """One call of `scaled_dot_product_attention` for each run of equal lengths. *Shapes:* as `attend`."""
+    if sum(lengths) != len(query):  # what no text owns would stay unwritten
+        raise ValueError(f"the texts have {sum(lengths)} tokens together, and there are {len(query)}")
     result = torch.empty((*query.shape[:2], value.shape[2]), dtype=query.dtype, device=query.device)
     gqa = query.shape[1] != key.shape[1]
     before = 0 if prefix is None else len(prefix[0])

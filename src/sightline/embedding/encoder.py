@@ -112,7 +112,8 @@ class TransformersEncoder:
         mask = to_device(kept.astype(np.int64), self._device)
         output = self._model(input_ids=to_device(ids, self._device), attention_mask=mask, **no_cache(self._model))
         hidden: Tensor = output.last_hidden_state
-        return hidden[mask.bool()]
+        # By numbers from the host: a mask of the device would be waited for.
+        return hidden.flatten(0, 1)[to_device(np.flatnonzero(kept), self._device)]
 
 
 def _pieces(filler: int, longest: int = 64) -> list[int]:

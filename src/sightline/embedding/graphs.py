@@ -8,6 +8,7 @@ aren't there are empty.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from typing import Any
 
@@ -26,12 +27,14 @@ _TEXTS = 32
 # Asked for so often before it is captured.
 _ASKED = 2
 _WARM_UPS = 2
+# torch allows one capture at a time in a process; there may be several devices and engines.
+_capturing = threading.Lock()
 
 
 class _Graph:
     """One captured pass and the buffers that it reads."""
 
-    def __init__(self, forward: Forward, operators: Operators, tokens: int, device: torch.device, pool: Any) -> None:
+    def __init__(self, forward: Forward, operators: Operators, tokens: int, device: torch.device, stream: Any, pool: Any) -> None:
         self._tokens = tokens
         self._inputs = torch.zeros(2 * tokens + 2 * _TEXTS + 2, dtype=torch.int64, device=device)
         self._inputs[2 * tokens + 1 : 2 * tokens + _TEXTS + 2] = tokens
@@ -40,14 +43,15 @@ class _Graph:
         def run() -> Tensor:
             return forward(Pack(ids, positions, starts.int(), (), tokens), operators, rows=rows)
 
-        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
                 run()
-        torch.cuda.current_stream(device).wait_stream(side)
+        torch.cuda.current_stream(device).wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        # Other threads may allocate meanwhile: by default that fails, here and there. The default stream of captures is one for
+        # all devices and threads.
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._output = run()
 
     def replay(self, inputs: npt.NDArray[np.int64], num_rows: int) -> Tensor:
@@ -64,6 +68,7 @@ class Graphs:
         self._forward, self._operators, self._device = forward, operators, device
         self._graphs: dict[int, _Graph] = {}
         self._asked: Counter[int] = Counter()
+        self._stream: Any = None
         self._pool: Any = None
         self._off = False
 
@@ -83,7 +88,9 @@ class Graphs:
     def _capture(self, tokens: int) -> _Graph | None:
         try:
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            self._graphs[tokens] = _Graph(self._forward, self._operators, tokens, self._device, self._pool)
+            self._stream = self._stream or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            with _capturing:
+                self._graphs[tokens] = _Graph(self._forward, self._operators, tokens, self._device, self._stream, self._pool)
         except RuntimeError as error:
             log.warning("CUDA graphs can't be used here, small batches take longer: %s", error)
             self._off = True

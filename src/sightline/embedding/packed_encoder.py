@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sightline.embedding import bert, native, qwen3
+from sightline.embedding import attention, bert, native, qwen3
 from sightline.embedding.batching import TokenBatch
 from sightline.embedding.device import default_batch_tokens
 from sightline.embedding.forward import Forward, Unsupported
@@ -57,7 +57,8 @@ class PackedEncoder:
         self._forward = _load_int8(spec) if dtype == "int8" else _load(spec, device, getattr(torch, dtype))
         self._pad_id = int(spec.config.get("pad_token_id") or 0)
         self._operators = _operators(self._forward, device, dtype, deterministic)
-        self._graphs = Graphs(self._forward, self._operators, device) if device.type == "cuda" and not deterministic else None
+        captures = not deterministic and attention.asks_no_lengths(device, getattr(torch, dtype))
+        self._graphs = Graphs(self._forward, self._operators, device) if captures else None
         self._prefixes: OrderedDict[bytes, list[Prefix]] = OrderedDict()
         self._lock = threading.Lock()
         kind = spec.config.get("model_type")

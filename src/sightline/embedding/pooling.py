@@ -18,7 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sightline.embedding.models import DenseSpec, HeadSpec, LayerNormSpec, PoolingSpec
+from sightline.embedding.packing import to_device
 from sightline.errors import ModelError
+
+_Numbers = npt.NDArray[np.int64]
 
 
 class Pooler:
@@ -61,40 +64,43 @@ class Pooler:
 
 
 def _pool(mode: str, hidden: Tensor, lengths: Sequence[int], skipped: Sequence[int]) -> Tensor:
-    counts = torch.tensor(lengths, dtype=torch.int64, device=hidden.device)
-    ends = counts.cumsum(0)
-    starts = ends - counts + torch.tensor(skipped, dtype=torch.int64, device=hidden.device)
+    counts, skip = np.asarray(lengths, dtype=np.int64), np.asarray(skipped, dtype=np.int64)
+    ends = np.cumsum(counts)
     if mode == "lasttoken":
-        return hidden[ends - 1].float()
+        return hidden[to_device(ends - 1, hidden.device)].float()
     if mode == "cls":
-        return hidden[starts].float()
-    return _reduce(mode, *_kept(hidden, lengths, skipped))
+        return hidden[to_device(ends - counts + skip, hidden.device)].float()
+    return _reduce(mode, *_kept(hidden, counts, skip))
 
 
-def _kept(hidden: Tensor, lengths: Sequence[int], skipped: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """The tokens that count, how many a text, and their positions (from 1) in their text."""
-    counts = torch.tensor(lengths, dtype=torch.int64, device=hidden.device)
-    skip = torch.tensor(skipped, dtype=torch.int64, device=hidden.device)
-    total = sum(lengths)
-    starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts, output_size=total)
-    position = torch.arange(total, device=hidden.device) - starts
+def _kept(hidden: Tensor, counts: _Numbers, skip: _Numbers) -> tuple[Tensor, Tensor, _Numbers]:
+    """The tokens that count, how many a text, and their positions (from 1) in their text.
+
+    Reckoned on the host, which knows the lengths: asking a device would be waiting for it.
+    """
+    total = int(counts.sum())
+    position = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
     tokens = hidden[:total].float()
-    if any(skipped):
-        keep = position >= torch.repeat_interleave(skip, counts, output_size=total)
-        tokens, position, counts = tokens[keep], position[keep], counts - skip
-    return tokens, counts, position + 1
+    if skip.any():
+        keep = np.flatnonzero(position >= np.repeat(skip, counts))
+        tokens, position, counts = tokens[to_device(keep, hidden.device)], position[keep], counts - skip
+    return tokens, to_device(counts, hidden.device), position + 1
 
 
-def _reduce(mode: str, tokens: Tensor, counts: Tensor, position: Tensor) -> Tensor:
+def _reduce(mode: str, tokens: Tensor, counts: Tensor, position: _Numbers) -> Tensor:
     if mode == "max":
-        return torch.segment_reduce(tokens, "max", lengths=counts, axis=0)
+        return _of_each("max", tokens, counts)
     if mode == "weightedmean":
-        weights = position.float()[:, None]
-        total = torch.segment_reduce(weights, "sum", lengths=counts, axis=0)
-        return torch.segment_reduce(tokens * weights, "sum", lengths=counts, axis=0) / total
-    total = torch.segment_reduce(tokens, "sum", lengths=counts, axis=0)
+        weights = to_device(position, tokens.device).float()[:, None]
+        return _of_each("sum", tokens * weights, counts) / _of_each("sum", weights, counts)
+    total = _of_each("sum", tokens, counts)
     divisor = counts.float()[:, None]
     return total / (divisor.sqrt() if mode == "mean_sqrt_len_tokens" else divisor)
+
+
+def _of_each(reduce: str, tokens: Tensor, counts: Tensor) -> Tensor:
+    """Sum or maximum over each text; `unsafe`, because the check of the lengths would wait for the device."""
+    return torch.segment_reduce(tokens, reduce, lengths=counts, axis=0, unsafe=True)
 
 
 def _module(spec: HeadSpec) -> nn.Module:

@@ -458,7 +458,7 @@ def test_engine_in_a_forked_child_says_so(minilm):
     "wrong",
     [
         {"on_too_long": "split"},
-        {"dtype": "int8"},
+        {"dtype": "int4"},
         {"max_batch_tokens": 0},
         {"threads": 0},
         {"clean": ["everything"]},

@@ -273,6 +273,15 @@ def test_kernels_are_compiled_once_a_machine(monkeypatch, tmp_path):
 
 
 @needs_kernels
+def test_no_library_is_loaded_from_where_others_may_write(monkeypatch, tmp_path):
+    """What lies there may be anybody's."""
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path))
+    tmp_path.chmod(0o777)
+    with pytest.raises(RuntimeError, match="others may write"):
+        native._compiled(lambda: None)
+
+
+@needs_kernels
 def test_kernels_that_give_something_else_are_refused(monkeypatch, tmp_path, caplog):
     """A compiler may be wrong too."""
     source = tmp_path / "kernels.c"

@@ -218,6 +218,8 @@ def _compiled(on_compiling: Callable[[], None]) -> Path:
     if compiler is None:
         raise RuntimeError("no C compiler was found")
     folder = _cache_folder()
+    if folder.exists():
+        _check_owner(folder)
     library = folder / f"kernels-{_key(compiler)}.so"
     if not library.exists():
         on_compiling()
@@ -230,6 +232,13 @@ def _compiled(on_compiling: Callable[[], None]) -> Path:
             )  # fmt: skip
             os.replace(made, library)  # another process may be doing the same
     return library
+
+
+def _check_owner(folder: Path) -> None:
+    """Raise RuntimeError where somebody else could have put a library into the cache."""
+    found = folder.stat()
+    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+        raise RuntimeError(f"others may write to {folder}; set SIGHTLINE_CACHE to a folder of your own")
 
 
 def _cache_folder() -> Path:

@@ -42,7 +42,9 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _CHROMA, _QDRANT = "chroma+http://localhost:8000/", "qdrant://localhost:6334/"
 # Options of other programs that the pages name: docker, chroma, and the benchmarks.
 # Of other programs, and of the benchmarks.
-_FOREIGN_OPTIONS = {"--detach", "--wait", "--path", "--host", "--port", "--cases", "--models", "--mixes", "--tokens", "--smoke", "--layers"}
+_FOREIGN_OPTIONS = {
+    "--detach", "--wait", "--path", "--host", "--port", "--cases", "--models", "--mixes", "--tokens", "--smoke", "--layers",
+}  # fmt: skip
 
 
 def name_of(page: Path) -> str:

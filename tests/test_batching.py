@@ -108,6 +108,16 @@ def test_what_waits_is_shared_out_among_streams():
     assert len(queue.next(roomy, streams=2)) == 60, "the others are busy with as much"
 
 
+def test_rounds_are_of_one_size_where_a_smaller_pass_costs_no_more():
+    """Three full batches would leave one of two streams idle for a third of the time; four smaller ones don't."""
+    lengths = [100] * 57
+    for evens_out, expected in ((False, [20, 20]), (True, [14, 14])):
+        queue = SubmissionQueue()
+        submit(queue, lengths)
+        policy = BatchPolicy(2000, evens_out=evens_out)
+        assert [len(queue.next(policy, streams=2)) for _ in range(2)] == expected
+
+
 def test_a_stream_that_is_done_takes_its_part_again():
     """Of what waits and of what the others are still at."""
     queue = SubmissionQueue()

@@ -22,11 +22,13 @@ class BatchPolicy:
         max_batch_tokens: Token budget of one pass; a single longer text goes alone.
         packs: Sequences lie back to back; False pads them to the longest.
         deterministic: A text's vector may not depend on what it is batched with.
+        evens_out: Smaller passes cost no more for each token (a CPU), so batches may be smaller for streams to end together.
     """
 
     max_batch_tokens: int
     packs: bool = True
     deterministic: bool = False
+    evens_out: bool = False
 
     def size_class(self, length: int) -> int:
         """Rows of the deterministic pack that a text of `length` tokens belongs to."""

@@ -562,7 +562,8 @@ def _loader(spec: ModelSpec, run: _RunSettings, places: Sequence[Place]) -> Any:
             spec, device, dtype, encoder=run.encoder, trust_remote_code=run.trust_remote_code, pack=run.pack,
             deterministic=run.deterministic,
         )  # fmt: skip
-        policy = BatchPolicy(run.max_batch_tokens or default_batch_tokens(device), encoder.packing.packs, run.deterministic)
+        budget = run.max_batch_tokens or default_batch_tokens(device)
+        policy = BatchPolicy(budget, encoder.packing.packs, run.deterministic, evens_out=device.type == "cpu")
         return Loaded(encoder, Pooler(spec.pooling, spec.head, device), device, dtype, policy)
 
     return load

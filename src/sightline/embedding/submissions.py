@@ -204,10 +204,13 @@ class SubmissionQueue:
         return not submission.exhausted and not submission.refilling and len(submission.waiting) < self._low_water
 
     def _shared_out(self, policy: BatchPolicy, streams: int) -> BatchPolicy:
-        """A smaller budget where one batch would leave the other streams less than their part of all that is to be done."""
+        """A smaller budget where full batches would leave some stream less than its part of all that is to be done."""
         if streams == 1 or not policy.packs or policy.deterministic:
             return policy
-        share = max(-(-(self._waiting_tokens() + self._running_tokens) // streams) + _SLACK, LEAST_SHARE)
+        total = self._waiting_tokens() + self._running_tokens
+        # As many rounds as full batches would take, but all of one size: else the last round is one stream's alone.
+        rounds = max(-(-total // (streams * policy.max_batch_tokens)), 1) if policy.evens_out else 1
+        share = max(-(-total // (streams * rounds)) + _SLACK, LEAST_SHARE)
         return policy if share >= policy.max_batch_tokens else replace(policy, max_batch_tokens=share)
 
     def _is_too_little(self, policy: BatchPolicy, streams: int) -> bool:

@@ -25,7 +25,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=lambda _context, _parameter, given: _names(given),
         help="Instead, several that share the work: cuda:0,cuda:1, all GPUs as cuda, NUMA nodes as cpu:0,cpu:1.",
     )
-    dtype = click.option("--dtype", metavar="TYPE", help="bfloat16 or float32. Default: what the device computes fast.")
+    dtype = click.option("--dtype", metavar="TYPE", help="bfloat16, float32 or int8. Default: what the device computes fast.")
     return device(devices(dtype(command)))
 
 

@@ -393,12 +393,6 @@ INLINE __m512 gelu(__m512 x) {
     return _mm512_sub_ps(_mm512_max_ps(x, _mm512_setzero_ps()), off);
 }
 
-/* rows = gelu(rows), in place. */
-void gelu_rows(bf16 *rows, long count, int threads) {
-#pragma omp parallel for num_threads(threads)
-    for (long at = 0; at < count / LANES * LANES; at += LANES) store_bf16(rows + at, gelu(load_bf16(rows + at)));
-}
-
 /* ---- products in int8 ------------------------------------------------------------------------------------------------------- */
 
 enum {

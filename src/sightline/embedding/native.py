@@ -45,7 +45,6 @@ class Kernels:
         library.add_and_rms_norm.argtypes = [_POINTER] * 5 + [_INT] * 2 + [_FLOAT, _INT]
         library.add_and_layer_norm.argtypes = [_POINTER] * 5 + [_INT] * 2 + [_FLOAT, _INT]
         library.norm_and_rotate.argtypes = [_POINTER] * 6 + [_INT, _LONG] + [_INT] * 3 + [_FLOAT, _INT]
-        library.gelu_rows.argtypes = [_POINTER, _LONG, _INT]
         library.linear_int8.argtypes = [_POINTER] * 6 + [_INT] * 5
         library.silu_and_multiply.argtypes = [_POINTER] * 2 + [_INT] * 3
 

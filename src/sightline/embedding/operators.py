@@ -29,7 +29,6 @@ class Pack:
         starts: int32 `(num_texts + 1,)`: where each text begins; the last is the number of tokens.
         lengths: The same on the host: tokens of each text.
         longest: Most tokens of a text, or any bound above.
-        before: Tokens of a prefix that every text sees in front of itself.
     """
 
     ids: Tensor
@@ -37,7 +36,6 @@ class Pack:
     starts: Tensor
     lengths: tuple[int, ...]
     longest: int
-    before: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,12 +113,12 @@ class PackedEncoder:
 def make_pack(
     forward: Forward, ids: npt.NDArray[np.int64], lengths: list[int], device: torch.device, before: int = 0
 ) -> Pack:
-    """Token ids `(tokens,)` of texts of these lengths, on a device; positions begin at `before`."""
+    """Token ids `(tokens,)` of texts of these lengths, on a device; positions begin behind `before` tokens of a prefix."""
     counts = np.asarray(lengths, dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     positions = forward.positions.of(ids, counts) + before
     return Pack(
-        to_device(ids, device), to_device(positions, device), to_device(starts, device), tuple(lengths), int(counts.max()), before
+        to_device(ids, device), to_device(positions, device), to_device(starts, device), tuple(lengths), int(counts.max())
     )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 # so its matrix products always have the same number of rows, and with them the same bits. A short text doesn't pay for 2,048.
 _SIZE_CLASSES = ((64, 256), (512, 2048))
 _LARGE = 2048
+_FILLER_TEXT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,13 @@ class TokenBatch:
     lengths: list[int]
     filler: int = 0
     prompt_lengths: list[int] = field(default_factory=list)
+
+    def filled(self, pad_id: int) -> tuple[npt.NDArray[np.int64], list[int]]:
+        """Ids and lengths with the filler, which is short texts of its own: cheap to attend, and out of everybody's sight."""
+        if not self.filler:
+            return self.ids, self.lengths
+        pieces = [min(_FILLER_TEXT, self.filler - start) for start in range(0, self.filler, _FILLER_TEXT)]
+        return np.concatenate([self.ids, np.full(self.filler, pad_id, dtype=np.int64)]), self.lengths + pieces
 
 
 @dataclass(slots=True)

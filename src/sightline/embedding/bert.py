@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm
 
 from sightline.embedding.forward import Unsupported
 from sightline.embedding.linear import ACTIVATIONS, Linear, MakeLinear
@@ -110,12 +109,8 @@ class BertForward:
     ) -> Tensor:
         """Hidden states `(tokens, hidden)`, or of `rows` alone. See `forward.Forward`."""
         dtype = dtype or self._words.dtype
-        states = self._words[pack.ids].to(dtype) + self._positions[pack.positions].to(dtype)
-        norm = self._norm
-        states = layer_norm(
-            states, norm.weight.shape, norm.weight.to(states.dtype), None if norm.bias is None else norm.bias.to(states.dtype),
-            norm.epsilon,
-        )  # fmt: skip
+        words, positions = self._words[pack.ids].to(dtype), self._positions[pack.positions].to(dtype)
+        states = operators.add_and_layer_norm(words, positions, self._norm)
         for layer in self._layers:
             states = self._run(layer, states, pack, operators, rows if layer is self._layers[-1] else None)
         return states

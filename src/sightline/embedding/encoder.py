@@ -100,9 +100,7 @@ class TransformersEncoder:
         return hidden if rows is None else hidden[to_device(rows, self._device)]
 
     def _packed(self, batch: TokenBatch) -> Tensor:
-        lengths = batch.lengths + _pieces(batch.filler)
-        ids = np.concatenate([batch.ids, np.full(batch.filler, self._pad_id, dtype=np.int64)]) if batch.filler else batch.ids
-        return forward_packed(self._model, ids, lengths, self.packing.positions, self._device)
+        return forward_packed(self._model, *batch.filled(self._pad_id), self.packing.positions, self._device)
 
     def _padded(self, batch: TokenBatch) -> Tensor:
         lengths = np.asarray(batch.lengths)
@@ -114,11 +112,6 @@ class TransformersEncoder:
         hidden: Tensor = output.last_hidden_state
         # By numbers from the host: a mask of the device would be waited for.
         return hidden.flatten(0, 1)[to_device(np.flatnonzero(kept), self._device)]
-
-
-def _pieces(filler: int, longest: int = 64) -> list[int]:
-    """Filler as short texts of its own: cheap to attend, and out of everybody's sight."""
-    return [min(longest, filler - start) for start in range(0, filler, longest)]
 
 
 def load_model(spec: ModelSpec, dtype: str, *, trust_remote_code: bool) -> Any:

@@ -33,8 +33,6 @@ from sightline.errors import ModelError, UsageError
 log = logging.getLogger(__name__)
 
 _FAMILIES: tuple[tuple[Any, Any], ...] = ((bert, bert.BertForward), (qwen3, qwen3.Qwen3Forward))
-# Filler is attended as short texts of its own: cheap, and out of everybody's sight.
-_FILLER_TEXT = 64
 # A shared beginning of fewer tokens isn't worth a pass of its own.
 _LEAST_PREFIX = 8
 _PREFIXES_KEPT = 8
@@ -73,9 +71,7 @@ class PackedEncoder:
         shared = _shared_tokens(batch) if rows is not None and self._forward.causal else 0
         if shared and rows is not None:
             return self._behind_prefix(batch, shared, rows)
-        lengths = batch.lengths + [min(_FILLER_TEXT, batch.filler - at) for at in range(0, batch.filler, _FILLER_TEXT)]
-        ids = np.concatenate([batch.ids, np.full(batch.filler, self._pad_id, dtype=np.int64)]) if batch.filler else batch.ids
-        return self._run(self._pack(ids, lengths), rows)
+        return self._run(self._pack(*batch.filled(self._pad_id)), rows)
 
     def _behind_prefix(self, batch: TokenBatch, shared: int, rows: npt.NDArray[np.int64]) -> Tensor:
         """All texts begin with the same `shared` tokens: only what follows them goes through the layers."""
@@ -141,8 +137,7 @@ def _load_int8(spec: ModelSpec) -> Forward:
     if kernels is None:
         raise UsageError("dtype='int8' needs the CPU kernels, which aren't there (the log says why). Leave dtype out.")
     exact, quick = _load(spec, cpu, torch.bfloat16), _load(spec, cpu, torch.bfloat16, partial(make_int8, kernels=kernels))
-    ids = np.random.default_rng(0).integers(0, exact.vocabulary, size=sum(_PROBE_LENGTHS))
-    operators, pack = NativeOperators(wait=True), make_pack(exact, ids, list(_PROBE_LENGTHS), cpu)
+    operators, pack = NativeOperators(wait=True), _probe(exact, cpu)
     expected, found = exact(pack, operators).float(), quick(pack, operators).float()
     cosine = float(torch.nn.functional.cosine_similarity(expected, found, dim=1).mean())
     if not cosine >= _LEAST_INT8_COSINE:
@@ -202,9 +197,14 @@ def _cuda_operators(forward: Forward, device: torch.device) -> Operators:
 
 def _distance(forward: Forward, fused: Operators, plain: Operators, device: torch.device) -> tuple[float, float]:
     """How far the fused operators are from float32 on a probe, and how far they may be."""
-    ids = np.random.default_rng(0).integers(0, forward.vocabulary, size=sum(_PROBE_LENGTHS))
-    pack = make_pack(forward, ids, list(_PROBE_LENGTHS), device)
+    pack = _probe(forward, device)
     exact = forward(pack, plain, dtype=torch.float32)
     scale = exact.norm(dim=1).clamp_min(1e-6)
     off = [((forward(pack, operators).float() - exact).norm(dim=1) / scale).max().item() for operators in (fused, plain)]
     return off[0], _NOISE_FACTOR * off[1] + 1e-5
+
+
+def _probe(forward: Forward, device: torch.device) -> Pack:
+    """A few texts of random tokens."""
+    ids = np.random.default_rng(0).integers(0, forward.vocabulary, size=sum(_PROBE_LENGTHS))
+    return make_pack(forward, ids, list(_PROBE_LENGTHS), device)

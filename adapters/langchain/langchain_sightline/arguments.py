@@ -27,7 +27,7 @@ _ALREADY_SO: Mapping[str, tuple[Any, ...]] = {
 }
 _INSTEAD: Mapping[str, str] = {
     "cache_folder": "Models lie in the Hugging Face cache: set HF_HUB_CACHE in the environment, or give a folder as model.",
-    "multi_process": "The engine packs texts by tokens and feeds one device. For several, make one of each: device='cuda:1'.",
+    "multi_process": "Several devices share the work without processes: write devices='cuda' for all, or devices=['cuda:0', 'cuda:1'].",
     "show_progress": "LangChain's interface has no progress. sightline.index shows its own.",
     "show_progress_bar": "LangChain's interface has no progress. sightline.index shows its own.",
     "backend": "The engine runs on torch. Leave it out.",
@@ -43,7 +43,7 @@ _INSTEAD: Mapping[str, str] = {
     "model_card_data": "It changes no vector. Leave it out.",
     "batch_size": "The engine packs texts up to a token budget, however many: write max_batch_tokens=..., or leave it out.",
     "chunk_size": "The engine packs texts up to a token budget, whatever their number. Leave it out.",
-    "pool": "The engine packs texts by tokens and feeds one device. Leave it out.",
+    "pool": "Several devices share the work without a pool of processes: write devices='cuda'. Leave it out.",
     "normalize_embeddings": "Vectors are of unit norm, so that cosine and dot product are the same. Leave it out.",
     "precision": "Vectors are float32; a collection is quantised by its store. Leave it out.",
     "output_value": "Vectors are of whole texts. Leave it out.",
@@ -95,7 +95,7 @@ def translated(given: Mapping[str, Any], *, queries_told: bool = False) -> tuple
         elif value is not None:
             _put(settings, {name: value}, name)
     if "device" in settings:
-        settings["device"] = _device(settings["device"])
+        _put(settings, _placed(settings.pop("device")), "device")
     return settings, prompts
 
 
@@ -136,11 +136,11 @@ def _of_encode(words: Mapping[str, Any], which: str) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _device(value: Any) -> str:
-    """The name of a device, also of a torch.device."""
-    if isinstance(value, (list, tuple)):
-        raise UsageError(f"device={value!r} are several. One runs the model: write device='cuda:0', and make one of each.")
-    return str(value)
+def _placed(device: Any) -> dict[str, Any]:
+    """Where the model runs; as in sentence-transformers, a `torch.device` will do, and a list is several that share the work."""
+    if isinstance(device, (list, tuple)):
+        return {"devices": tuple(map(str, device))}
+    return {"device": str(device)}
 
 
 def _dtype(value: Any, which: str) -> str:

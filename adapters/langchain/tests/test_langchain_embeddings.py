@@ -111,7 +111,7 @@ def test_instructions_may_be_ones_own(qwen3_folder: Path, qwen3: EmbeddingEngine
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"multi_process": True}, r"multi_process=True.*device='cuda:1'"),
+        ({"multi_process": True}, r"multi_process=True.*devices='cuda'"),
         ({"show_progress": True}, "show_progress=True"),
         ({"cache_folder": "models"}, "HF_HUB_CACHE"),
         ({"encode_kwargs": {"batch_size": 32}}, r"batch_size=32 in encode_kwargs.*max_batch_tokens"),

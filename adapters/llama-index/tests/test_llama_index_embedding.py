@@ -200,6 +200,12 @@ class TestArguments:
         assert (one.dimensions, one.max_length, one.dtype, one.embed_batch_size) == (96, 64, "float32", 10)
         assert same(one.get_text_embedding("a lamp"), minilm.embed_documents(["a lamp"], dimensions=96)[0])
 
+    def test_several_devices_share_the_work(self) -> None:
+        """Under sentence-transformers' word for them or our own."""
+        theirs = SightlineEmbedding(PACKAGED, target_devices=["cpu"], encoder="transformers")
+        ours = SightlineEmbedding(PACKAGED, devices=["cpu"])
+        assert (theirs.devices, theirs.encoder, ours.devices, ours.encoder) == (("cpu",), "transformers", ("cpu",), "auto")
+
     @pytest.mark.parametrize("name", _INSTEAD)
     def test_what_means_nothing_is_refused_by_name(self, name: str) -> None:
         """With what to write instead."""

@@ -47,6 +47,7 @@ class RunSettings(TypedDict, total=False):
     device: str | None
     devices: Sequence[str] | str | None
     dtype: str | None
+    encoder: str
     revision: str | None
     max_batch_tokens: int | None
     max_length: int | None

@@ -12,7 +12,9 @@ from sightline.errors import UsageError
 RUN_SETTINGS = (
     "revision",
     "device",
+    "devices",
     "dtype",
+    "encoder",
     "max_length",
     "on_too_long",
     "max_batch_tokens",
@@ -24,12 +26,12 @@ RUN_SETTINGS = (
     "threads",
     "trust_remote_code",
 )
+_RENAMED = {"truncate_dim": "dimensions", "target_devices": "devices"}
 # What HuggingFaceEmbedding does with these values is what happens here anyway.
 _ALREADY_SO: Mapping[str, tuple[Any, ...]] = {
     "normalize": (True,),
     "cache_folder": (None,),
     "parallel_process": (False,),
-    "target_devices": (None,),
     "show_progress_bar": (False,),
     "backend": ("torch",),
     "local_files_only": (False,),
@@ -43,8 +45,7 @@ _NO_SECRETS = "Secrets stand in no object here, because objects are logged and s
 _INSTEAD: Mapping[str, str] = {
     "normalize": "Vectors are of unit norm, so that cosine and dot product are the same. Leave it out.",
     "cache_folder": "Models lie in the Hugging Face cache: set HF_HUB_CACHE in the environment, or give a folder as model_name.",
-    "parallel_process": "The engine packs texts by tokens and feeds one device. For several, make one of each: device='cuda:1'.",
-    "target_devices": "One device runs the model: write device='cuda:0'.",
+    "parallel_process": "Several devices share the work without processes: write devices='cuda' for all, or devices=['cuda:0', 'cuda:1'].",
     "show_progress_bar": "Ask the framework for its own: show_progress=True in VectorStoreIndex, IngestionPipeline.run, ...",
     "backend": "The engine runs on torch. Leave it out.",
     "local_files_only": "Set HF_HUB_OFFLINE=1 in the environment; what lies in the cache is used as it is either way.",
@@ -97,8 +98,8 @@ def _translated(name: str, value: Any) -> dict[str, Any]:
         return {}
     if name == "dimensions" or name in RUN_SETTINGS:
         return {name: value}
-    if name == "truncate_dim":
-        return {"dimensions": value}
+    if name in _RENAMED:
+        return {_RENAMED[name]: value}
     if name in _ALREADY_SO and any(value is one or value == one for one in _ALREADY_SO[name]):
         return {}
     if name == "model_kwargs" and isinstance(value, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 
 import numpy as np
@@ -108,14 +109,23 @@ def test_what_waits_is_shared_out_among_streams():
     assert len(queue.next(roomy, streams=2)) == 60, "the others are busy with as much"
 
 
-def test_rounds_are_of_one_size_where_a_smaller_pass_costs_no_more():
-    """Three full batches would leave one of two streams idle for a third of the time; four smaller ones don't."""
-    lengths = [100] * 57
-    for evens_out, expected in ((False, [20, 20]), (True, [14, 14])):
-        queue = SubmissionQueue()
-        submit(queue, lengths)
-        policy = BatchPolicy(2000, evens_out=evens_out)
-        assert [len(queue.next(policy, streams=2)) for _ in range(2)] == expected
+@pytest.mark.parametrize("streams", [2, 4])
+@pytest.mark.parametrize("texts", [30, 42, 57, 120, 500])
+def test_streams_end_together_where_a_smaller_pass_costs_no_more(texts, streams):
+    """Full batches would leave some of them idle at the end, for a third of the time where three are for two streams."""
+    queue = SubmissionQueue()
+    submit(queue, [100] * texts)
+    policy = BatchPolicy(2000, evens_out=True)
+    ends = [(0, stream, []) for stream in range(streams)]
+    last = 0
+    while ends:
+        now, stream, items = heapq.heappop(ends)
+        queue.finished(items)
+        items = queue.next(policy, streams=streams, wait=False)
+        if items:
+            last = now + sum(map(len, items))
+            heapq.heappush(ends, (last, stream, items))
+    assert last <= 100 * (texts / streams + 1)
 
 
 def test_a_stream_that_is_done_takes_its_part_again():

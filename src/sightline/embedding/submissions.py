@@ -207,10 +207,15 @@ class SubmissionQueue:
         """A smaller budget where full batches would leave some stream less than its part of all that is to be done."""
         if streams == 1 or not policy.packs or policy.deterministic:
             return policy
-        total = self._waiting_tokens() + self._running_tokens
-        # As many rounds as full batches would take, but all of one size: else the last round is one stream's alone.
-        rounds = max(-(-total // (streams * policy.max_batch_tokens)), 1) if policy.evens_out else 1
-        share = max(-(-total // (streams * rounds)) + _SLACK, LEAST_SHARE)
+        waiting = self._waiting_tokens()
+        if policy.evens_out:
+            # Rounds of one size, and smaller and smaller passes at the end: else the last one is one stream's alone. What runs
+            # doesn't count, because it may be over in a moment as well as in a while.
+            rounds = max(-(-waiting // (streams * policy.max_batch_tokens)), 1)
+            even = -(-waiting // (streams * rounds))
+        else:
+            even = -(-(waiting + self._running_tokens) // streams)
+        share = max(even + _SLACK, LEAST_SHARE)
         return policy if share >= policy.max_batch_tokens else replace(policy, max_batch_tokens=share)
 
     def _is_too_little(self, policy: BatchPolicy, streams: int) -> bool:

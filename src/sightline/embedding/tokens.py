@@ -10,6 +10,7 @@ import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -273,7 +274,8 @@ def _checked_length(spec: ModelSpec, asked: int | None, overhead: int) -> int:
 
 
 def _spans(encoding: Any) -> npt.NDArray[np.int32]:
-    return np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    # Half the time of an array of pairs.
+    return np.fromiter(chain.from_iterable(encoding.offsets), dtype=np.int32).reshape(-1, 2)
 
 
 def _check_unicode(text: str, number: int) -> None:

@@ -27,7 +27,7 @@ _ALREADY_SO: Mapping[str, tuple[Any, ...]] = {
 }
 _INSTEAD: Mapping[str, str] = {
     "cache_folder": "Models lie in the Hugging Face cache: set HF_HUB_CACHE in the environment, or give a folder as model.",
-    "multi_process": "Several devices share the work without processes: write devices='cuda' for all, or devices=['cuda:0', 'cuda:1'].",
+    "multi_process": "Several devices share the work: write devices='cuda' for all, or devices=['cuda:0', 'cuda:1'].",
     "show_progress": "LangChain's interface has no progress. sightline.index shows its own.",
     "show_progress_bar": "LangChain's interface has no progress. sightline.index shows its own.",
     "backend": "The engine runs on torch. Leave it out.",

@@ -45,7 +45,7 @@ _NO_SECRETS = "Secrets stand in no object here, because objects are logged and s
 _INSTEAD: Mapping[str, str] = {
     "normalize": "Vectors are of unit norm, so that cosine and dot product are the same. Leave it out.",
     "cache_folder": "Models lie in the Hugging Face cache: set HF_HUB_CACHE in the environment, or give a folder as model_name.",
-    "parallel_process": "Several devices share the work without processes: write devices='cuda' for all, or devices=['cuda:0', 'cuda:1'].",
+    "parallel_process": "Several devices share the work: write devices='cuda' for all, or devices=['cuda:0', 'cuda:1'].",
     "show_progress_bar": "Ask the framework for its own: show_progress=True in VectorStoreIndex, IngestionPipeline.run, ...",
     "backend": "The engine runs on torch. Leave it out.",
     "local_files_only": "Set HF_HUB_OFFLINE=1 in the environment; what lies in the cache is used as it is either way.",

@@ -11,7 +11,7 @@ import json
 import math
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -224,19 +224,29 @@ class _SleepingDevice:
         self._thread.join()
 
     def _run(self) -> None:
+        """As the engine's own loop on CUDA: the next pass is launched before the last one's vectors are waited for."""
+        launched: deque[tuple[list[Item], float]] = deque()
         free_at = 0.0
-        while (items := self._queue.next(self._policy)) is not None:
-            lengths = [len(item) for item in items]
-            # A pass is launched before the last one has ended, so what is late is made up for.
-            free_at = max(free_at, time.perf_counter()) + (sum(lengths) + self._policy.filler(lengths)) / self._rate
-            time.sleep(max(0.0, free_at - time.perf_counter()))
-            self._on_batch(len(items), sum(lengths))
-            groups: dict[Submission, list[Item]] = defaultdict(list)
-            for item in items:
-                groups[item.submission].append(item)
-            for submission, some in groups.items():
-                submission.deliver(some, self._vectors[: len(some)])
-            self._queue.finished(items)
+        while True:
+            items = self._queue.next(self._policy, wait=not launched)
+            if items:
+                lengths = [len(item) for item in items]
+                free_at = max(free_at, time.perf_counter()) + (sum(lengths) + self._policy.filler(lengths)) / self._rate
+                launched.append((items, free_at))
+            elif not launched:
+                return
+            while launched and (items is None or len(launched) > 1):
+                self._deliver(*launched.popleft())
+
+    def _deliver(self, items: list[Item], ready_at: float) -> None:
+        time.sleep(max(0.0, ready_at - time.perf_counter()))
+        self._on_batch(len(items), sum(map(len, items)))
+        groups: dict[Submission, list[Item]] = defaultdict(list)
+        for item in items:
+            groups[item.submission].append(item)
+        for submission, some in groups.items():
+            submission.deliver(some, self._vectors[: len(some)])
+        self._queue.finished(items)
 
 
 def _stacked(rows: Sequence[Any]) -> Any:

@@ -169,6 +169,24 @@ def test_deterministic_packs_are_not_shared_out():
     assert len(queue.next(BatchPolicy(2000, deterministic=True), streams=2)) == 4
 
 
+@given(length=st.integers(1, 9000))
+def test_the_shortest_text_of_a_deterministic_pack(length):
+    """No shorter one has as many rows, and it has them itself."""
+    policy = BatchPolicy(2000, deterministic=True)
+    shortest = policy.shortest_of(policy.size_class(length))
+    assert shortest <= length
+    assert policy.size_class(shortest) == policy.size_class(length)
+    assert shortest == 1 or policy.size_class(shortest - 1) != policy.size_class(length)
+
+
+def test_a_deterministic_pack_takes_what_still_fits():
+    """Longer texts that don't, and those of another class, stay in their order."""
+    queue = SubmissionQueue()
+    submit(queue, [500, 500, 500, 400, 300, 90, 80, 30])
+    policy = BatchPolicy(2000, deterministic=True)
+    assert [sorted(map(len, queue.next(policy))) for _ in range(3)] == [[90, 400, 500, 500, 500], [80, 300], [30]]
+
+
 def test_cancelled_call_is_not_computed():
     """Its items leave the queue."""
     queue = SubmissionQueue()

@@ -38,6 +38,14 @@ class BatchPolicy:
                 return rows
         return -(-length // _LARGE) * _LARGE
 
+    def shortest_of(self, rows: int) -> int:
+        """Tokens of the shortest text that belongs to the deterministic pack of so many rows."""
+        shortest = 1
+        for longest, fewer in _SIZE_CLASSES:
+            if rows > fewer:
+                shortest = longest + 1
+        return shortest if rows <= _LARGE else rows - _LARGE + 1
+
     def filler(self, lengths: Sequence[int]) -> int:
         """Tokens to add behind the texts of a batch so that a deterministic pack has its fixed number of rows."""
         return self.size_class(lengths[0]) - sum(lengths) if self.deterministic and self.packs else 0

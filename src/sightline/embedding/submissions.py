@@ -59,6 +59,7 @@ class Submission:
     refill: Callable[[], None] | None = None
     future: Future[FloatArray] = field(default_factory=Future)
     waiting: deque[Item] = field(default_factory=deque)
+    shortest: int = 0  # of all items so far, in tokens
     exhausted: bool = False
     refilling: bool = True
     served_tokens: int = 0
@@ -143,7 +144,10 @@ class SubmissionQueue:
         with self._condition:
             if submission.over:
                 return False
-            submission.waiting.extend(sorted(items, key=len, reverse=True))
+            ordered = sorted(items, key=len, reverse=True)
+            submission.waiting.extend(ordered)
+            if ordered:
+                submission.shortest = min(submission.shortest or len(ordered[-1]), len(ordered[-1]))
             submission.exhausted = exhausted
             submission.refilling = not exhausted and len(submission.waiting) < 2 * self._low_water
             self._condition.notify_all()
@@ -252,17 +256,19 @@ def _take(submission: Submission, filling: Filling) -> list[Item]:
 
 def _take_fitting(submission: Submission, filling: Filling) -> list[Item]:
     """Longest first, each that still fits: what a pack of fixed length leaves empty is computed all the same."""
-    if not submission.waiting:
+    waiting, policy = submission.waiting, filling.policy
+    if not waiting:
         return []
-    policy = filling.policy
-    rows = policy.size_class(filling.lengths[0] if filling.lengths else len(submission.waiting[0]))
-    taken, left = [], deque[Item]()
-    for item in submission.waiting:
-        length = len(item.part.ids)
+    rows = policy.size_class(filling.lengths[0] if filling.lengths else len(waiting[0]))
+    least = max(policy.shortest_of(rows), submission.shortest)
+    taken, passed = [], []
+    while waiting and filling.total + least <= rows:
+        item = waiting.popleft()
+        length = len(item)
         if filling.total + length <= rows and policy.size_class(length) == rows:
             filling.add(length)
             taken.append(item)
         else:
-            left.append(item)
-    submission.waiting = left
+            passed.append(item)
+    waiting.extendleft(reversed(passed))
     return taken

@@ -15,6 +15,7 @@ import pytest
 
 from sightline.contract import Mark
 from sightline.errors import DeletionRefused, NonFiniteEmbedding, StoreError
+from sightline.indexing import ahead
 from sightline.indexing import indexer as module
 from sightline.indexing.background import Background
 from sightline.indexing.chunking import default_settings
@@ -602,7 +603,7 @@ def test_a_reader_that_fails_stops_the_run(
     def broken(*_: object) -> None:
         raise RuntimeError("the reader broke")
 
-    monkeypatch.setattr(module, "read_documents", broken)
+    monkeypatch.setattr(ahead, "loaded", broken)
     with pytest.raises(RuntimeError, match="the reader broke"):
         run(store, folder)
 
@@ -612,14 +613,14 @@ def test_a_stuck_embedder_doesnt_keep_a_failed_run_alive(
     store: RecordingStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure elsewhere cancels what the caller's thread waits for."""
-    read, count = module.read_documents, iter(range(100))
+    read, count = ahead.loaded, iter(range(100))
 
     def broken(*arguments: Any) -> Any:
         if next(count) == 3:
             raise RuntimeError("the reader broke")
         return read(*arguments)
 
-    monkeypatch.setattr(module, "read_documents", broken)
+    monkeypatch.setattr(ahead, "loaded", broken)
     with pytest.raises(RuntimeError, match="the reader broke"):
         run(store, folder, StuckEmbedder())
 

@@ -195,11 +195,11 @@ def test_a_document_is_unchanged_by_hash_reader_and_settings() -> None:
     """All three must be those of the head."""
     made, chunks = document("one")
     head = plan_document(made, chunks, SETTINGS, []).head.head
-    assert is_unchanged(made, SETTINGS, head)
-    assert not is_unchanged(made, "sections/1:128", head)
-    assert not is_unchanged(document("one", content_hash="h2")[0], SETTINGS, head)
-    assert not is_unchanged(Document(made.source, made.text, reader="text/2", content_hash="h1"), SETTINGS, head)
-    assert not is_unchanged(made, SETTINGS, replace(head, document_hash=""))
+    assert is_unchanged("h1", made.reader, SETTINGS, head)
+    assert not is_unchanged("h1", made.reader, "sections/1:128", head)
+    assert not is_unchanged("h2", made.reader, SETTINGS, head)
+    assert not is_unchanged("h1", "text/2", SETTINGS, head)
+    assert not is_unchanged("h1", made.reader, SETTINGS, replace(head, document_hash=""))
 
 
 @pytest.mark.parametrize("change", [{"text": "other"}, {"metadata": {"a": True}}, {"format": "markdown"}])

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sightline.api import Collection, Inspection, JsonlFields, adopt, index, inspect, open_collection, remove
+    from sightline.api import Collection, Inspection, JsonlFields, ParseLimits, adopt, index, inspect, open_collection, remove
     from sightline.embedding.engine import EmbeddingEngine
     from sightline.embedding.shared import open_embedder
+    from sightline.errors import UnreadableFile
+    from sightline.indexing.readers import Reading, formats, register_reader
     from sightline.types import Document, Instruction, TokenizedText
 
 __all__ = [
@@ -22,13 +24,18 @@ __all__ = [
     "Inspection",
     "Instruction",
     "JsonlFields",
+    "ParseLimits",
+    "Reading",
     "TokenizedText",
+    "UnreadableFile",
     "__version__",
     "adopt",
+    "formats",
     "index",
     "inspect",
     "open_collection",
     "open_embedder",
+    "register_reader",
     "remove",
 ]
 
@@ -39,12 +46,17 @@ _HOMES = {
     "Inspection": "sightline.api",
     "Instruction": "sightline.types",
     "JsonlFields": "sightline.api",
+    "ParseLimits": "sightline.api",
+    "Reading": "sightline.indexing.readers",
     "TokenizedText": "sightline.types",
+    "UnreadableFile": "sightline.errors",
     "adopt": "sightline.api",
+    "formats": "sightline.indexing.readers",
     "index": "sightline.api",
     "inspect": "sightline.api",
     "open_collection": "sightline.api",
     "open_embedder": "sightline.embedding.shared",
+    "register_reader": "sightline.indexing.readers",
     "remove": "sightline.api",
 }
 

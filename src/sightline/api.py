@@ -25,8 +25,10 @@ from sightline.errors import ContractMismatch, DeletionRefused, ModelNotFound, U
 from sightline.indexing.chunking import ChunkSettings, default_settings
 from sightline.indexing.files import Discovered, Selection, discover, roots_of
 from sightline.indexing.indexer import Corpus, Indexer
+from sightline.indexing.jsonl import JsonlFields
+from sightline.indexing.parsers import ParseLimits
 from sightline.indexing.plan import plan_removal
-from sightline.indexing.reading import JsonlFields
+from sightline.indexing.readers import Format, Reading, formats, register_reader
 from sightline.indexing.reconcile import is_within
 from sightline.indexing.rows import add_rows, delete_rows, find_rows, get_rows, make_rows
 from sightline.inspection import Inspection
@@ -40,14 +42,19 @@ from sightline.types import Document, Filter, FloatArray, Hit, IndexSummary, Met
 __all__ = [
     "DEFAULT_MODEL",
     "Collection",
+    "Format",
     "Inspection",
     "JsonlFields",
+    "ParseLimits",
+    "Reading",
     "adopt",
     "embed",
+    "formats",
     "index",
     "inspect",
     "is_trusted",
     "open_collection",
+    "register_reader",
     "remove",
 ]
 
@@ -73,6 +80,7 @@ def index(
     exclude: Sequence[str] = (),
     ignore_files: bool = True,
     jsonl: JsonlFields | None = None,
+    parsing: ParseLimits | None = None,
     chunk_tokens: int | None = None,
     overlap_tokens: int | None = None,
     prune: bool = False,
@@ -100,6 +108,7 @@ def index(
         exclude: Globs of files that are left out.
         ignore_files: Whether .gitignore and .sightlineignore count.
         jsonl: Which fields of a jsonl row are its text, id and metadata.
+        parsing: How far parsing PDF, Office files and books may go, in time and memory.
         chunk_tokens: Largest chunk in tokens; None is the collection's own, or what suits the model for a new one.
         overlap_tokens: How many tokens of a chunk the next one repeats; None is the collection's own, or 0.
         prune: Delete the documents of these paths that are no longer found.
@@ -120,7 +129,8 @@ def index(
     """
     selection = Selection(tuple(include), tuple(exclude), ignore_files)
     found = _found(paths, roots, selection, needed=documents is None, empty_ok=prune)
-    corpus = Corpus(found, jsonl or JsonlFields(), documents or (), None if documents is None else _root_name(root))
+    root_name = None if documents is None else _root_name(root)
+    corpus = Corpus(found, jsonl or JsonlFields(), documents or (), root_name, parsing or ParseLimits())
     with ExitStack() as resources:
         store = _opened_store(into, resources)
         if _known_contract(store) is not None:

@@ -7,6 +7,7 @@
     │   ├── UnknownStore           a store URL that no store answers to
     │   └── DeletionRefused        more would be deleted than seems meant
     ├── MissingExtra               an optional dependency isn't installed; also an ImportError
+    ├── UnreadableFile             a file that its reader can't make a text of; a run reports and skips it
     ├── ModelError                 a model that can't be used as it is
     │   ├── ModelNotFound          no such folder, package or (reachable) hub model
     │   └── UntrustedModel         a collection names a model that nobody allowed
@@ -58,10 +59,15 @@ class DeletionRefused(UsageError):
 
 
 class MissingExtra(SightlineError, ImportError):
-    """An optional dependency that isn't installed."""
+    """An optional dependency that isn't installed: `package` is its name, and `what` needs it."""
 
     def __init__(self, what: str, *, package: str, extra: str) -> None:
+        self.what, self.package = what, package
         super().__init__(f"{what} needs {package!r}, which isn't installed. Install it with: pip install 'sightline[{extra}]'")
+
+
+class UnreadableFile(SightlineError):
+    """A file that its reader can't make a text of. The message is the reason, and what to do about it."""
 
 
 class ModelError(SightlineError):

@@ -15,6 +15,8 @@ Metadata: TypeAlias = Mapping[str, Any]
 # Key -> a value, a list of values (any of them), or bounds {"gte": 2020, "lt": 2024}; all keys must hold. A key is one of the
 # metadata's, or "source". A list in the metadata holds what any of its items is; bounds look at numbers, not into lists.
 Filter: TypeAlias = Mapping[str, Any]
+# (start, place): from this character of a text on, up to the next anchor, it is from this place, e.g. (1200, {"page": 3}).
+Anchors: TypeAlias = Sequence[tuple[int, Metadata]]
 
 
 class Role(StrEnum):
@@ -107,10 +109,11 @@ class Document:
     Args:
         source: `root-name/relative/posix/path`, the document's identity.
         text: The text as the reader gave it; chunk offsets count its characters.
-        format: How the chunker reads it: "markdown", "rst" or "text".
+        format: How the chunker reads it: "markdown", "rst", "python", "code" or "text".
         reader: Name and version of the reader, e.g. "markdown/1".
         content_hash: Hash of the bytes it was read from.
         metadata: What the user said of it.
+        anchors: Where stretches of the text are from, in order.
     """
 
     source: str
@@ -119,6 +122,7 @@ class Document:
     reader: str = "text/1"
     content_hash: str = ""
     metadata: Metadata = field(default_factory=dict)
+    anchors: Anchors = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from sightline import __version__
 from sightline.cli.adopt import adopt
 from sightline.cli.doctor import doctor
 from sightline.cli.embed import embed
+from sightline.cli.formats import formats
 from sightline.cli.index import index
 from sightline.cli.inspect import inspect
 from sightline.cli.remove import remove
@@ -55,7 +56,7 @@ def cli() -> None:
     """Turn a folder of documents into a collection that is searched by meaning."""
 
 
-for _command in (index, search, inspect, remove, adopt, embed, doctor):
+for _command in (index, search, inspect, remove, adopt, embed, formats, doctor):
     cli.add_command(_command)
 
 

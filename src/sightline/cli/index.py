@@ -38,6 +38,8 @@ _SKIPPED_SHOWN = 20
 @click.option("--jsonl-text", metavar="FIELD", default="text", show_default=True, help="The field of a row that is its text.")
 @click.option("--jsonl-id", metavar="FIELD", help="The field that is its id. Default: 'id', or the text itself without one.")
 @click.option("--jsonl-metadata", metavar="FIELD,...", help="The fields that are its metadata. Default: all others.")
+@click.option("--parse-timeout", type=float, metavar="SECONDS", help="For a PDF, Office file or book at most. Default: 120.")
+@click.option("--parse-memory", type=int, metavar="MIB", help="For its parser at most. Default: 2048.")
 @click.option("--prune", is_flag=True, help="Delete the documents of these paths that are no longer found.")
 @click.option("--force", is_flag=True, help="Delete also when more than half would go.")
 @click.option("--rebuild", is_flag=True, help="Make the collection anew beside the old one, then replace it.")
@@ -47,8 +49,9 @@ _SKIPPED_SHOWN = 20
 def index(paths: tuple[Path, ...], url: str, as_json: bool, **options: Any) -> int:
     """Bring the collection at URL up to date with files and folders.
 
-    Documents that haven't changed since the last run cost nothing. Run the same command again after an interruption: it goes
-    on where it stopped.
+    Read are Markdown, reStructuredText, text, HTML, PDF, Word, PowerPoint, Excel, EPUB, notebooks, CSV, JSON lines and source
+    code; `sightline formats` lists the suffixes. Documents that haven't changed since the last run cost nothing. Run the same
+    command again after an interruption: it goes on where it stopped.
 
     \b
     Examples:
@@ -79,11 +82,13 @@ def _arguments(paths: tuple[Path, ...], url: str, options: dict[str, Any]) -> di
         raise UsageError("No path was given; name at least one folder or file, or --root NAME=PATH.")
     chosen = given.pop("jsonl_metadata")
     metadata = None if chosen is None else tuple(field.strip() for field in chosen.split(",") if field.strip())
+    limits = {"timeout_s": given.pop("parse_timeout"), "memory_mib": given.pop("parse_memory")}
     return {
         "paths": paths,
         "into": url,
         "roots": roots,
         "jsonl": api.JsonlFields(given.pop("jsonl_text"), given.pop("jsonl_id"), metadata),
+        "parsing": api.ParseLimits(**{name: limit for name, limit in limits.items() if limit is not None}),
         "ignore_files": not given.pop("no_ignore"),
         "overlap_tokens": given.pop("overlap"),
         **given,

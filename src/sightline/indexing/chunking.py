@@ -238,7 +238,7 @@ def _sections(text: str, found: Outline) -> Iterator[_Section]:
         yield _Section(0, 0, len(text), ())
         return
     yield _Section(0, 0, headings[0].start, ())
-    open_headings: list[tuple[int, str]] = []
+    open_headings: list[tuple[int, str | None]] = []
     start = headings[0].start
     for heading, following in zip(headings, [*headings[1:], None], strict=True):
         while open_headings and open_headings[-1][0] >= heading.level:
@@ -247,7 +247,7 @@ def _sections(text: str, found: Outline) -> Iterator[_Section]:
         end = following.start if following else len(text)
         if following and following.level > heading.level and not text[heading.end : end].strip():
             continue
-        yield _Section(start, heading.end, end, tuple(title for _, title in open_headings))
+        yield _Section(start, heading.end, end, tuple(title for _, title in open_headings if title is not None))
         start = end
 
 

@@ -2,7 +2,7 @@
 
 A source is `root-name/relative/posix/path`. A root's name is the folder's own unless the caller gives one; a file named by itself
 is called as if its folder had been named, and is always read. Left out by convention: names that begin with a dot, and files of
-another suffix than `READABLE_SUFFIXES` inside a folder. Left out by choice, and counted: what ignore files and globs say. Links
+a suffix that has no reader inside a folder. Left out by choice, and counted: what ignore files and globs say. Links
 are followed, also out of the root; a folder that several links lead to is read once. Everything else that can't be read comes
 back as a `SkippedFile` with its reason.
 """
@@ -17,10 +17,10 @@ from pathlib import Path
 
 from sightline.errors import UsageError
 from sightline.indexing.ignoring import IGNORE_FILES, Rules, ignore_lines
+from sightline.indexing.readers import is_readable, named_suffixes
 from sightline.metadata import ROW_ROOT
 from sightline.types import SkippedFile
 
-READABLE_SUFFIXES = (".md", ".markdown", ".txt", ".rst", ".html", ".htm", ".jsonl", ".ndjson")
 _LOOK_AGAIN = "check that it still exists and may be read, then run again"
 _WRITTEN_OUT = "another file has the name that its bytes, which aren't UTF-8, are written out as; rename it"
 _NO_FILE = "not a regular file (a pipe, socket or device)"
@@ -197,7 +197,7 @@ def _nothing_in(root: Root, ignored: int) -> str:
             f"{str(root.path)!r} holds no file that can be read: {ignored:,} files and folders in it are left out by ignore "
             "files or globs. Change those, or name the files themselves."
         )
-    return f"{str(root.path)!r} holds no file that can be read. Read are: {' '.join(READABLE_SUFFIXES)}."
+    return f"{str(root.path)!r} holds no file that can be read. Read are: {named_suffixes()}."
 
 
 def _list_file(root: Root, listing: _Listing, status: os.stat_result) -> None:
@@ -207,7 +207,7 @@ def _list_file(root: Root, listing: _Listing, status: os.stat_result) -> None:
         listing.add(str(root.path), source, status)
     else:
         kind = root.path.suffix or root.path.name
-        listing.skip(source, f"no reader for {kind!r}; read are: {' '.join(READABLE_SUFFIXES)}")
+        listing.skip(source, f"no reader for {kind!r}; read are: {named_suffixes()}")
 
 
 def _walk(walk: _Walk, listing: _Listing) -> None:
@@ -274,7 +274,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_readable_kind(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in READABLE_SUFFIXES
+    return is_readable(os.path.splitext(name)[1])
 
 
 def _readable(name: str) -> str:

@@ -21,11 +21,14 @@ import numpy as np
 
 from sightline.contract import Mark
 from sightline.errors import DeletionRefused, InputError, UsageError
+from sightline.indexing.ahead import read_files
 from sightline.indexing.background import Background
 from sightline.indexing.chunking import ChunkSettings, DocumentTokens, chunk, tokenized
 from sightline.indexing.files import Discovered, FoundFile
-from sightline.indexing.plan import DocumentPlan, is_unchanged, plan_document, plan_removal
-from sightline.indexing.reading import JsonlFields, has_rows, read_documents
+from sightline.indexing.jsonl import JsonlFields
+from sightline.indexing.parsers import ParseLimits, Parsers
+from sightline.indexing.plan import DocumentPlan, content_hash, is_unchanged, plan_document, plan_removal
+from sightline.indexing.reading import LoadedFile, has_rows
 from sightline.indexing.reconcile import Stored, is_within
 from sightline.metadata import check_text
 from sightline.protocols import Embedder, Store
@@ -68,12 +71,14 @@ class Corpus:
         fields: Which fields of a jsonl row mean what.
         documents: Documents from Python, drawn one by one in another thread; their sources are put below `root`.
         root: Name of the root that `documents` is the whole of; None without documents.
+        parsing: How far parsing a file may go.
     """
 
     found: Discovered
     fields: JsonlFields = field(default_factory=JsonlFields)
     documents: Iterable[Document] = ()
     root: str | None = None
+    parsing: ParseLimits = field(default_factory=ParseLimits)
 
     @property
     def scopes(self) -> frozenset[str]:
@@ -212,11 +217,13 @@ class Indexer:
         self._mark = Mark.from_json(self._store.read_mark())
         self._is_marked = False
         review = _Review(Stored(self._store, self._scopes, self._mark), prune=prune, force=force)
-        with Background() as background:
-            documents = self._tokenized(self._changed(self._documents(corpus, review), review.stored))
+        # The parsers end first: a stage may be waiting for one.
+        with Background() as background, Parsers(corpus.parsing) as parsers:
+            documents = self._tokenized(self._changed(self._documents(corpus, review, parsers), review.stored))
             plans = self._plans(background.ahead(documents, depth=1), review)
             ahead = background.ahead(windows(plans, lambda: self._limit), depth=_DEPTH)
             background.when_stopped(self._cancel)
+            background.when_stopped(parsers.close)
             with closing(self._embedded(ahead)) as embedded:
                 background.hand_over(embedded, self._commit, depth=_DEPTH)
         return self._finish(review)
@@ -226,11 +233,16 @@ class Indexer:
         """Documents of the last run that had no text, so that the collection has none of them."""
         return frozenset(self._tally.empty_sources)
 
-    def _documents(self, corpus: Corpus, review: _Review) -> Iterator[Document]:
+    def _documents(self, corpus: Corpus, review: _Review, parsers: Parsers) -> Iterator[Document]:
         for skipped in corpus.found.skipped:
             review.protect(skipped.source)
-        for file in corpus.found.files:
-            yield from self._read(file, corpus.fields, review)
+
+        def is_known(file: LoadedFile) -> Head | None:
+            head = review.stored.whole_head(file.found.source)
+            return head if head and is_unchanged(file.content_hash, file.reader.name, self._label, head) else None
+
+        for file, contents in read_files(corpus.found.files, corpus.fields, parsers, is_known):
+            yield from self._taken(file, contents, review)
         for document in corpus.documents:
             try:
                 renamed = _below(document, corpus.root)
@@ -242,20 +254,26 @@ class Indexer:
             else:
                 yield renamed
 
-    def _read(self, file: FoundFile, fields: JsonlFields, review: _Review) -> Iterator[Document]:
+    def _taken(
+        self, file: FoundFile, contents: Iterable[Document | SkippedFile | Head], review: _Review
+    ) -> Iterator[Document]:
+        """Documents of a file that may have changed."""
         unread = file.size
-        for document in read_documents(file, fields):
-            if isinstance(document, SkippedFile):
+        for found in contents:
+            if isinstance(found, SkippedFile):
                 review.protect(file.source)
-                self._tally.skipped(document)
+                self._tally.skipped(found)
+                continue
+            if not review.is_first(found.source):
+                self._tally.skipped(SkippedFile(found.source, _NAMESAKE))
+                continue
+            size = min(unread, len(found.text) if isinstance(found, Document) and found.source != file.source else file.size)
+            unread -= size
+            self._tally.found(found.source, size)
+            if isinstance(found, Head):
+                self._tally.unchanged(found)
             else:
-                if not review.is_first(document.source):
-                    self._tally.skipped(SkippedFile(document.source, _NAMESAKE))
-                    continue
-                size = min(unread, file.size if document.source == file.source else len(document.text))
-                unread -= size
-                self._tally.found(document.source, size)
-                yield document
+                yield found
         self._tally.passed(unread)
 
     def _changed(self, documents: Iterable[Document], stored: Stored) -> Iterator[Document]:
@@ -265,7 +283,7 @@ class Indexer:
     def _is_changed(self, document: Document, stored: Stored) -> bool:
         with self._skipping(document):
             head = stored.whole_head(document.source)
-            if head is None or not is_unchanged(document, self._label, head):
+            if head is None or not is_unchanged(content_hash(document), document.reader, self._label, head):
                 return True
             self._tally.unchanged(head)
         return False

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from sightline.types import Chunk, Document, Head, Metadata, Point, TokenizedTex
 # Never to change: every id of every collection hangs on it.
 _NAMESPACE = uuid.UUID("b5d0c1f4-6f0e-5a43-9a5e-0d3c6a1f7e21")
 _OWN_KEYS = frozenset({"heading", "start", "end", "tokens"})
+_END = "_end"
 _USER_PREFIX = "document_"
 
 
@@ -73,17 +75,20 @@ def content_hash(document: Document) -> str:
     """What tells whether a document changed: the hash that it came with, or one over all that it says."""
     if document.content_hash:
         return document.content_hash
-    return hashlib.sha256(_canonical([document.text, document.format, _user_metadata(document)]).encode()).hexdigest()
+    said = [document.text, document.format, _user_metadata(document)]
+    if document.anchors:
+        said.append([[start, plain_metadata(place, document.source)] for start, place in document.anchors])
+    return hashlib.sha256(_canonical(said).encode()).hexdigest()
 
 
-def settings_of(document: Document, chunk_settings: str) -> str:
+def settings_of(reader: str, chunk_settings: str) -> str:
     """What a head remembers of how its document was read and cut."""
-    return f"{document.reader} {chunk_settings}"
+    return f"{reader} {chunk_settings}"
 
 
-def is_unchanged(document: Document, chunk_settings: str, head: Head) -> bool:
-    """Whether the collection holds this document as it would be read and cut today."""
-    return (head.document_hash, head.settings) == (content_hash(document), settings_of(document, chunk_settings))
+def is_unchanged(document_hash: str, reader: str, chunk_settings: str, head: Head) -> bool:
+    """Whether the collection holds a document as it would be read and cut today."""
+    return (head.document_hash, head.settings) == (document_hash, settings_of(reader, chunk_settings))
 
 
 def plan_document(document: Document, chunks: Sequence[Chunk], chunk_settings: str, stored: Sequence[Point]) -> DocumentPlan:
@@ -96,7 +101,7 @@ def plan_document(document: Document, chunks: Sequence[Chunk], chunk_settings: s
     if not chunks:
         return plan_removal(document.source, stored)
     known = {point.id: point for point in stored}
-    *others, head = _points(document, chunks, settings_of(document, chunk_settings))
+    *others, head = _points(document, chunks, settings_of(document.reader, chunk_settings))
     wanted = {point.id for point in others} | {head.id}
     plan = DocumentPlan(
         document.source,
@@ -138,29 +143,58 @@ def _doubt(head: Point | None) -> Point | None:
 def _points(document: Document, chunks: Sequence[Chunk], settings: str) -> Iterator[Point]:
     """Points of all chunks, the first one (the head) at the end."""
     theirs = _user_metadata(document)
+    places = _Places(document)
     occurrences: Counter[str] = Counter()
     for chunk in chunks[1:]:
         identifier = chunk_id(document.source, chunk.text, occurrences[chunk.text])
         occurrences[chunk.text] += 1
-        yield Point(identifier, chunk.text, document.source, {**theirs, **_chunk_metadata(chunk)})
+        yield Point(identifier, chunk.text, document.source, {**theirs, **places.of(chunk), **_chunk_metadata(chunk)})
     head = Head(document.source, content_hash(document), len(chunks), settings)
     first = chunks[0]
-    yield Point(head_id(document.source), first.text, document.source, {**theirs, **_chunk_metadata(first)}, head)
+    metadata = {**theirs, **places.of(first), **_chunk_metadata(first)}
+    yield Point(head_id(document.source), first.text, document.source, metadata, head)
 
 
 def _chunk_metadata(chunk: Chunk) -> Metadata:
     return {"heading": " > ".join(chunk.heading_path), "start": chunk.start, "end": chunk.end, "tokens": chunk.num_tokens}
 
 
+class _Places:
+    """Where the chunks of a document are from: a page, rows of a sheet, lines."""
+
+    def __init__(self, document: Document) -> None:
+        self._starts = [start for start, _ in document.anchors]
+        self._places = [place for _, place in document.anchors]
+        self._source = document.source
+
+    def of(self, chunk: Chunk) -> Metadata:
+        """The place at a chunk's start; numbers also as they are at its end, so that bounds find what lies between."""
+        if not self._starts:
+            return {}
+        first, last = self._at(chunk.start), self._at(chunk.end - 1)
+        ends = {f"{key}{_END}": last.get(key, value) for key, value in first.items() if _is_number(value)}
+        return plain_metadata({**first, **ends}, self._source)
+
+    def _at(self, position: int) -> Metadata:
+        number = bisect_right(self._starts, position)
+        return self._places[number - 1] if number else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _user_metadata(document: Document) -> Metadata:
-    """The user's metadata; a key that is ours on every chunk, or begins like ours, is kept under another name."""
+    """The user's metadata; a key that is ours on its chunks, or begins like ours, is kept under another name."""
     given = document.metadata
-    renamed = {_another_name(key, given) if _is_taken(key) else key: value for key, value in given.items()}
+    places = {key for _, place in document.anchors for key in place}
+    taken = _OWN_KEYS.union(places, (f"{key}{_END}" for key in places))
+    renamed = {_another_name(key, given) if _is_taken(key, taken) else key: value for key, value in given.items()}
     return plain_metadata(renamed, document.source)
 
 
-def _is_taken(key: Any) -> bool:
-    return isinstance(key, str) and (key in _OWN_KEYS or key.startswith(RESERVED_PREFIX))
+def _is_taken(key: Any, taken: frozenset[str]) -> bool:
+    return isinstance(key, str) and (key in taken or key.startswith(RESERVED_PREFIX))
 
 
 def _another_name(key: str, metadata: Metadata) -> str:

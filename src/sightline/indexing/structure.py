@@ -10,6 +10,8 @@ from itertools import pairwise
 
 from markdown_it import MarkdownIt
 
+from sightline.indexing.definitions import Definition, definitions
+
 _NEWLINE = re.compile(r"\r\n?|\n")
 # CommonMark would read its last line as the underline of a heading.
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?=[\w\"'#])(?:.*\n)*?(?:---|\.\.\.)[ \t]*(?:\n|\Z)")
@@ -17,17 +19,18 @@ _HEADING_ID = re.compile(r"\s*\{#[^{}]*\}\s*$")
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1+[ \t\x0c]*$")
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•]|\(?\w{1,3}[.)])[ \t]+\S")
 _MIN_UNDERLINE = 4  # docutils takes a shorter underline only where it is as long as its title
+_BRACKETS = " \t\r\n()[]{};,"
 _LINES_MATTER = frozenset({"fence", "code_block", "html_block"})
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading at `text[start:end]`; `level` 1 is the outermost."""
+    """A heading at `text[start:end]`; `level` 1 is the outermost. Without a title, it ends what was open and opens nothing."""
 
     start: int
     end: int
     level: int
-    title: str
+    title: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,12 @@ class Outline:
 
 
 def outline(text: str, text_format: str) -> Outline:
-    """The outline of a text in the format "markdown", "rst" or anything else, which is read as paragraphs."""
+    """The outline of a text in the format "markdown", "rst", "python", "code" or anything else, which is read as paragraphs."""
     starts = [0, *(match.end() for match in _NEWLINE.finditer(text))]
     if text_format == "markdown":
         return _markdown(text, starts)
+    if text_format in ("python", "code"):
+        return _code(text, starts, text_format)
     found = _paragraphs(text, starts)
     if text_format == "rst":
         found.headings.extend(_rst_headings(text, starts))
@@ -89,6 +94,29 @@ def _markdown(text: str, starts: list[int]) -> Outline:
             found.lines.extend(starts[first + 1 : last])
     found.parts.extend(_after_blank_lines(text, starts))
     return found
+
+
+def _code(text: str, starts: list[int], language: str) -> Outline:
+    """Definitions are headings; in a long one, what begins after a blank line is a block, and a line is what a sentence is."""
+    found = Outline(lines=starts[1:])
+    for start in _after_blank_lines(text, starts):
+        (found.parts if text[start] in " \t" else found.blocks).append(start)
+    open_ones: list[Definition] = []
+    for definition in definitions(text, starts, language):
+        found.headings.extend(_ends(open_ones, text, definition.start))
+        found.headings.append(Heading(definition.start, definition.body, definition.level, definition.title))
+        open_ones.append(definition)
+    found.headings.extend(_ends(open_ones, text, len(text)))
+    return found
+
+
+def _ends(open_ones: list[Definition], text: str, position: int) -> Iterator[Heading]:
+    """Close the definitions that end before a position, where more than brackets comes after them."""
+    while open_ones and open_ones[-1].end <= position:
+        closed = open_ones.pop()
+        following = min(position, open_ones[-1].end) if open_ones else position
+        if text[closed.end : following].strip(_BRACKETS):
+            yield Heading(closed.end, closed.end, closed.level, None)
 
 
 def _paragraphs(text: str, starts: list[int]) -> Outline:

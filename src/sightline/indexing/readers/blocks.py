@@ -1,0 +1,110 @@
+"""Markdown that is put together block by block, with anchors to where each is from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sightline.indexing.readers import Reading
+
+# A table is written as several, each with the header again and of about this many characters: some 200 tokens at most in most
+# writings, so that a chunk is made of whole ones and says what its columns are.
+_TABLE_CHARACTERS = 480
+_SPACE = re.compile(r"\s+")
+# What would make a heading, a rule, a fence, a quote or HTML of a plain line.
+_SPECIAL = re.compile(r"(?m)^[ \t]*(?=#{1,6}(?:\s|$)|[-=_*]{3,}\s*$|=+\s*$|-+\s*$|```|~~~|>|<[!/?A-Za-z])")
+_FENCE = re.compile(r"(?m)^\s*(`{3,})")
+
+
+class Blocks:
+    """Blocks of Markdown with blank lines between them."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._length = 0
+        self._anchors: list[tuple[int, Mapping[str, Any]]] = []
+
+    def anchor(self, **place: Any) -> None:
+        """What is added from now on is from this place."""
+        self._anchor(self._length, place)
+
+    def heading(self, title: str, level: int) -> None:
+        """A heading; its title is put on one line."""
+        title = one_line(title)
+        if title:
+            self.add(f"{'#' * min(max(level, 1), 6)} {title}")
+
+    def paragraph(self, text: str) -> None:
+        """Plain text, whose lines stay lines; what Markdown would read as something else is escaped."""
+        self.add(escaped(text))
+
+    def code(self, text: str, language: str = "") -> None:
+        """Code in a fence."""
+        if text.strip():
+            longest = max((len(fence) for fence in _FENCE.findall(text)), default=2)
+            fence = "`" * (longest + 1)
+            self.add(f"{fence}{language}\n{text.rstrip()}\n{fence}")
+
+    def table(self, rows: Sequence[Sequence[str]], header: Sequence[str], places: Sequence[Mapping[str, Any]] = ()) -> None:
+        """A table, and where each of its rows is from; the header stands above every few rows."""
+        width = max(len(header), max(map(len, rows), default=0))
+        above = f"{_row(header, width)}\n|{' --- |' * width}\n"
+        group: list[str] = []
+        group_places: list[Mapping[str, Any]] = []
+        size = len(above)
+        for number, cells in enumerate(rows):
+            row = _row(cells, width)
+            if group and size + len(row) > _TABLE_CHARACTERS:
+                self._group(above, group, group_places)
+                group, group_places, size = [], [], len(above)
+            group.append(row)
+            size += len(row) + 1
+            if places:
+                group_places.append(places[number])
+        self._group(above, group, group_places)
+
+    def add(self, block: str) -> None:
+        """A block that is Markdown already."""
+        block = block.strip("\n").rstrip()
+        if block.strip():
+            self._parts.append(f"{block}\n\n")
+            self._length += len(block) + 2
+
+    def reading(self, metadata: Mapping[str, Any]) -> Reading:
+        """All of it."""
+        return Reading("".join(self._parts).rstrip("\n"), metadata, self._anchors)
+
+    def _group(self, above: str, group: list[str], places: list[Mapping[str, Any]]) -> None:
+        start = self._length
+        for row, place in zip(group, places, strict=bool(places)):
+            self._anchor(start, place)
+            # The first row's place is that of the header above it, too.
+            start = (self._length + len(above) if start == self._length else start) + len(row) + 1
+        self.add(above + "\n".join(group))
+
+    def _anchor(self, start: int, place: Mapping[str, Any]) -> None:
+        if self._anchors and self._anchors[-1][0] == start:
+            self._anchors.pop()
+        self._anchors.append((start, place))
+
+
+def one_line(text: str) -> str:
+    """Text with single blanks only."""
+    return _SPACE.sub(" ", text).strip()
+
+
+def escaped(text: str) -> str:
+    """Plain text as Markdown: its lines without blanks before them, and no line that Markdown would take for more than text."""
+    lines = (line.strip() for line in text.splitlines())
+    return _SPECIAL.sub("\\\\", "\n".join(lines))
+
+
+def header_of(rows: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """The header of a table and its other rows."""
+    return rows[0], rows[1:]
+
+
+def _row(cells: Sequence[str], width: int) -> str:
+    written = [one_line(cell).replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(written + [''] * (width - len(written)))} |"

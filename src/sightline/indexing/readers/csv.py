@@ -1,0 +1,83 @@
+"""Rows with separators between their fields -> a table that says its columns every few rows."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from sightline.errors import UnreadableFile
+from sightline.indexing.readers import Reading
+from sightline.indexing.readers.blocks import Blocks
+
+_SEPARATORS = ",;\t|"
+_LOOKED_AT = 50
+_VALUE = re.compile(r"[\s\d.,:%$€£¥/+-]*")
+_YEAR = re.compile(r"\s*(?:19|20)\d\d\s*")
+
+
+def read(text: str, source: str) -> Reading:
+    """A table whose separator is the one that most rows agree on.
+
+    Raises:
+        UnreadableFile: A field that is too long to be one.
+    """
+    return _table(text, max(_SEPARATORS, key=lambda separator: _agreement(text, separator)))
+
+
+def read_tabs(text: str, source: str) -> Reading:
+    """A table whose separator is the tab."""
+    return _table(text, "\t")
+
+
+def named_columns(rows: Sequence[tuple[int, Sequence[str]]]) -> tuple[Sequence[str], Sequence[tuple[int, Sequence[str]]]]:
+    """The names of columns and the rows without them; a first row that looks like values names nothing.
+
+    Args:
+        rows: Their numbers, and their cells.
+    """
+    width = max(len(cells) for _, cells in rows)
+    first = rows[0][1]
+    if len(rows) > 1 and names_columns(first):
+        return first, rows[1:]
+    return [f"column {number}" for number in range(1, width + 1)], rows
+
+
+def names_columns(cells: Sequence[str]) -> bool:
+    """Whether a row holds names: words, and years at most beside them."""
+    values = [cell for cell in cells if _VALUE.fullmatch(cell) and cell.strip()]
+    words = [cell for cell in cells if not _VALUE.fullmatch(cell)]
+    return bool(words) and all(_YEAR.fullmatch(cell) for cell in values)
+
+
+def _table(text: str, separator: str) -> Reading:
+    rows = [(number, cells) for number, cells in _rows(text, separator) if any(cell.strip() for cell in cells)]
+    blocks = Blocks()
+    if rows:
+        header, others = named_columns(rows)
+        blocks.table([cells for _, cells in others], header, [{"row": number} for number, _ in others])
+    return blocks.reading({})
+
+
+def _rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Rows with their numbers, counted from 1 as a spreadsheet would."""
+    try:
+        yield from enumerate(csv.reader(text.splitlines(keepends=True), delimiter=separator), start=1)
+    except csv.Error as error:
+        raise UnreadableFile(f"not rows of fields: {error}; check that its quotation marks come in pairs") from error
+
+
+def _agreement(text: str, separator: str) -> tuple[float, int]:
+    """How many of the first rows have the most common number of fields, if that is more than one; and that number."""
+    start = text[: 64 * 2**10].splitlines(keepends=True)[: 4 * _LOOKED_AT]
+    try:
+        rows = list(islice(csv.reader(start, delimiter=separator), _LOOKED_AT))
+    except csv.Error:
+        return 0.0, 0
+    counts = Counter(len(row) for row in rows if row)
+    if not counts:
+        return 0.0, 0
+    width, times = counts.most_common(1)[0]
+    return (times / counts.total(), width) if width > 1 else (0.0, 0)

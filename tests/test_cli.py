@@ -23,6 +23,7 @@ from sightline.cli.options import parse_filters
 from sightline.cli.progress import documents, duration, rates
 from sightline.cli.search import plain
 from sightline.doctor import _hub, examine
+from sightline.indexing import readers
 from sightline.stores import open_store
 from sightline.types import IndexProgress, IndexSummary
 
@@ -428,6 +429,24 @@ def test_embed_of_nothing_is_nothing(command: Callable[..., Result], tiny: str, 
     (tmp_path / "texts").touch()
     result = command("embed", tmp_path / "texts", "--model", tiny, "--role", "query", "--out", tmp_path / "v.npy")
     assert (result.code, np.load(tmp_path / "v.npy").shape) == (0, (0, 64))
+
+
+def test_formats_lists_suffixes_and_readers(command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what would have to be installed for some of them."""
+    listed = command("formats")
+    assert (listed.code, listed.err) == (0, "")
+    assert any(line.split() == ["pdf/1", ".pdf"] for line in listed.out.splitlines())
+    assert {one["suffix"] for one in json.loads(command("formats", "--json").out)} > {".md", ".jsonl", ".pdf", ".py", ".go"}
+    monkeypatch.setattr(readers, "_is_installed", lambda module: module != "docx")
+    listed = command("formats")
+    assert any(line.endswith(".docx  (needs python-docx)") for line in listed.out.splitlines())
+    assert "pip install 'sightline[files]'" in listed.err
+
+
+def test_limits_of_parsing_are_checked(command: Callable[..., Result], folder: Path) -> None:
+    """Before anything is opened."""
+    refused = command("index", folder, "--into", "memory:", "--parse-timeout", 0)
+    assert (refused.code, "more than 0" in refused.err) == (2, True)
 
 
 def test_version(command: Callable[..., Result]) -> None:

@@ -75,7 +75,7 @@ def content_hash(document: Document) -> str:
     """What tells whether a document changed: the hash that it came with, or one over all that it says."""
     if document.content_hash:
         return document.content_hash
-    said = [document.text, document.format, _user_metadata(document)]
+    said: list[Any] = [document.text, document.format, _user_metadata(document)]
     if document.anchors:
         said.append([[start, plain_metadata(place, document.source)] for start, place in document.anchors])
     return hashlib.sha256(_canonical(said).encode()).hexdigest()

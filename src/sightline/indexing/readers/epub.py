@@ -75,7 +75,7 @@ def _titles(archive: ZipFile, root: str, package: Any) -> dict[str, str]:
     for item in _named(package, "item"):
         where = _resolved(root, item.get("href", ""))
         if _is_contents(item):
-            links = ((link.get("href", ""), "".join(link.itertext())) for link in _named(_xml(archive, where), "a"))
+            links = _nav_links(_xml(archive, where))
         elif item.get("media-type") == "application/x-dtbncx+xml":
             links = _ncx_links(_xml(archive, where))
         else:
@@ -90,6 +90,10 @@ def _titles(archive: ZipFile, root: str, package: Any) -> dict[str, str]:
 def _is_contents(item: Any) -> bool:
     """Whether a part is the table of contents, which is for finding one's way."""
     return "nav" in item.get("properties", "").split()
+
+
+def _nav_links(contents: Any) -> Iterator[tuple[str, str]]:
+    return ((link.get("href", ""), "".join(link.itertext())) for link in _named(contents, "a"))
 
 
 def _ncx_links(contents: Any) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,8 @@ def read(text: str, source: str) -> Reading:
         raise UnreadableFile(f"no notebook: {error}; open it in Jupyter and save it anew") from error
     if not isinstance(notebook, dict) or not isinstance(notebook.get("nbformat"), int):
         raise UnreadableFile("no notebook: JSON without 'nbformat'; open it in Jupyter and save it anew")
-    metadata = notebook.get("metadata") if isinstance(notebook.get("metadata"), dict) else {}
+    said = notebook.get("metadata")
+    metadata: dict[str, Any] = said if isinstance(said, dict) else {}
     language = _language(metadata)
     blocks = Blocks()
     for number, cell in enumerate(_cells(notebook), start=1):

@@ -43,19 +43,15 @@ def read_files(
         MissingExtra: A file needs a parser that isn't installed.
         Stopped: The parsers were closed.
     """
-    waiting: deque[_Waiting] = deque()
+    ahead = _Ahead(parsers, is_known)
     remaining = iter(files)
     while True:
-        for file in islice(remaining, _FILES_AHEAD - len(waiting)):
-            waiting.append(_Waiting(file, _is_isolated(file)))
-        if not waiting:
+        ahead.take(islice(remaining, _FILES_AHEAD - len(ahead.waiting)))
+        if not ahead.waiting:
             return
-        _begin(waiting, parsers, is_known)
-        turn = waiting.popleft()
-        if has_rows(turn.found):
-            yield turn.found, row_contents(turn.found, fields)
-        else:
-            yield turn.found, (turn.content(is_known),)
+        turn = ahead.next()
+        contents = row_contents(turn.found, fields) if has_rows(turn.found) else (turn.content(is_known),)
+        yield turn.found, contents
 
 
 @dataclass(slots=True)
@@ -63,24 +59,12 @@ class _Waiting:
     """A file before its turn; `loaded` and `future` are there once it was handed to a parser."""
 
     found: FoundFile
-    is_isolated: bool
-    is_begun: bool = False
     loaded: LoadedFile | SkippedFile | Head | None = None
     future: Future[Reading] | None = None
 
-    @property
-    def held(self) -> int:
-        """Bytes that wait in memory."""
-        return len(self.loaded.data) if isinstance(self.loaded, LoadedFile) else 0
-
-    def load(self, is_known: IsKnown) -> LoadedFile | SkippedFile | Head:
-        """The file's bytes, or what makes them needless."""
-        file = loaded(self.found)
-        return file if isinstance(file, SkippedFile) else is_known(file) or file
-
     def content(self, is_known: IsKnown) -> Content:
         """The file's document."""
-        file = self.loaded or self.load(is_known)
+        file = self.loaded or _load(self.found, is_known)
         if not isinstance(file, LoadedFile):
             return file
         future = self.future
@@ -90,20 +74,54 @@ class _Waiting:
             raise Stopped from error
 
 
-def _begin(waiting: Iterable[_Waiting], parsers: Parsers, is_known: IsKnown) -> None:
-    """Hand files to parsers as far as is worth it; the first in line in any case."""
-    begun = [file for file in waiting if file.future is not None]
-    count, held = len(begun), sum(file.held for file in begun)
-    for number, file in enumerate(waiting):
-        if not file.is_isolated or file.is_begun:
-            continue
-        if number and (count >= parsers.depth or held + file.found.size > _BYTES_AHEAD):
-            return
-        file.is_begun = True
-        file.loaded = file.load(is_known)
+class _Ahead:
+    """Files before their turn, some of which are being parsed."""
+
+    def __init__(self, parsers: Parsers, is_known: IsKnown) -> None:
+        self.waiting: deque[_Waiting] = deque()
+        self._parsers = parsers
+        self._is_known = is_known
+        self._to_begin: deque[_Waiting] = deque()
+        self._begun = 0
+        self._held = 0
+
+    def take(self, files: Iterable[FoundFile]) -> None:
+        """Put files at the end of the line."""
+        for found in files:
+            file = _Waiting(found)
+            self.waiting.append(file)
+            if _is_isolated(found):
+                self._to_begin.append(file)
+
+    def next(self) -> _Waiting:
+        """The file whose turn it is; parsers are given as many of those behind it as is worth it."""
+        turn = self.waiting.popleft()
+        if self._to_begin and self._to_begin[0] is turn:
+            self._begin()
+        if turn.future is not None:
+            self._begun -= 1
+            self._held -= turn.found.size
+        while self._to_begin and self._has_room(self._to_begin[0]):
+            self._begin()
+        return turn
+
+    def _has_room(self, file: _Waiting) -> bool:
+        return self._begun < self._parsers.depth and self._held + file.found.size <= _BYTES_AHEAD
+
+    def _begin(self) -> None:
+        """Hand the next file to a parser, unless nothing has to be parsed."""
+        file = self._to_begin.popleft()
+        file.loaded = _load(file.found, self._is_known)
         if isinstance(file.loaded, LoadedFile):
-            file.future = parsers.submit(file.loaded)
-            count, held = count + 1, held + file.held
+            file.future = self._parsers.submit(file.loaded)
+            self._begun += 1
+            self._held += file.found.size
+
+
+def _load(found: FoundFile, is_known: IsKnown) -> LoadedFile | SkippedFile | Head:
+    """A file's bytes, or what makes them needless."""
+    file = loaded(found)
+    return file if isinstance(file, SkippedFile) else is_known(file) or file
 
 
 def _is_isolated(found: FoundFile) -> bool:

@@ -149,6 +149,7 @@ TICKETS = [
 OUTCOMES = {
     "README.md": ["  handbook/lamp.md  The lamp", "Removed 1 document", "passed", "  handbook/lamp.md  '# The lamp", "(2, 384)"],
     "docs/coming-from.md": ["another program made it", "is adopted: 384", "ferry.md", "can't be adopted", "ferry"],
+    "docs/formats.md": ["pdf/1", "[]", "keeper@example.org"],
     "docs/how-to/adopt.md": ["Name it: --model MODEL", "Warning: Sightline didn't make", "didn't make it", "is adopted: 384"],
     "docs/how-to/chroma.md": ["The lamp is cleaned with vinegar and a soft cloth.", "handbook/lamp.md"],
     "docs/how-to/keep-a-folder-indexed.md": [

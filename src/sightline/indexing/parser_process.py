@@ -5,6 +5,7 @@ It loads neither numpy nor torch, only the parsers that it is asked for. A messa
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import queue
@@ -46,6 +47,7 @@ def main(memory_mib: int, timeout_s: float) -> None:
     # What a parser prints must not get between the messages, and it reads no input.
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    _end_with_parent()
     _limit_memory(memory_mib)
     jobs: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, jobs), daemon=True).start()
@@ -79,6 +81,13 @@ def _reply(job: dict[str, Any], data: bytes) -> bytes:
         return json.dumps({"unreadable": f"its reader {reader.name} gave metadata that isn't JSON: {error}"}).encode()
 
 
+def _end_with_parent() -> None:
+    """Have Linux end this process with the thread that started it; elsewhere, `_listen` and the limit of time do."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
 def _limit_memory(mib: int) -> None:
     """Where the system has such a limit and holds it: Linux does."""
     if sys.platform == "linux":
@@ -90,7 +99,7 @@ def _limit_memory(mib: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """The parent ends what takes too long; this is for a parser whose parent was killed and which lets no other thread run."""
+    """The parent ends what takes too long; this is for a parser whose parent was killed, and which lets no other thread run."""
     if sys.platform != "win32":
         import resource
 

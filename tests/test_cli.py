@@ -21,7 +21,7 @@ from sightline import api
 from sightline.cli import main
 from sightline.cli.options import parse_filters
 from sightline.cli.progress import documents, duration, rates
-from sightline.cli.search import plain
+from sightline.cli.search import place, plain
 from sightline.doctor import _hub, examine
 from sightline.indexing import readers
 from sightline.stores import open_store
@@ -128,6 +128,12 @@ def test_search_as_json(command: Callable[..., Result], collection: str) -> None
     assert {hit["source"] for hit in hits} == {"kb/tide.txt", "kb/cake.md", "kb/engine.md"}
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert "Höchststand" in result.out
+
+
+def test_a_hit_says_where_in_its_file_it_is_from() -> None:
+    """Page, slide, row, cell or line; what the document itself calls so isn't taken for it."""
+    assert place({"page": 3, "page_end": 4}) == "page 3-4"
+    assert place({"sheet": "Log", "row": 3, "row_end": 3, "line": "x"}) == "row 3"
 
 
 def test_control_characters_dont_reach_the_terminal() -> None:

@@ -11,9 +11,10 @@ import click
 
 from sightline import api
 from sightline.cli.options import json_option, parse_filters, run_options
-from sightline.types import Hit
+from sightline.types import Hit, Metadata
 
 _SNIPPET_LINES = 3
+_PLACES = ("page", "slide", "row", "cell", "part", "line")
 
 
 @click.command(short_help="Ask a collection a question.")
@@ -64,10 +65,20 @@ def search(
 
 def _shown(rank: int, hit: Hit) -> str:
     heading = plain(str(hit.metadata.get("heading") or ""))
-    first = f"{rank:>2}  {hit.score:.3f}  {plain(hit.source)}" + (f"  {heading}" if heading else "")
+    first = "  ".join(filter(None, [f"{rank:>2}", f"{hit.score:.3f}", plain(hit.source), place(hit.metadata), heading]))
     width = max(shutil.get_terminal_size().columns, 40)
     lines = textwrap.wrap(plain(hit.text), width - 4, max_lines=_SNIPPET_LINES, placeholder=" ...")
     return "\n".join([first, *(f"    {line}" for line in lines)])
+
+
+def place(metadata: Metadata) -> str:
+    """Where in its file a chunk is from, for people: "page 3-4"."""
+    found = []
+    for key in _PLACES:
+        first, last = metadata.get(key), metadata.get(f"{key}_end")
+        if last is not None:  # without an end it is the document's own
+            found.append(plain(f"{key} {first}" if first == last else f"{key} {first}-{last}"))
+    return ", ".join(found)
 
 
 def plain(text: str) -> str:

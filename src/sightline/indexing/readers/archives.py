@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 import zlib
 
 from sightline.errors import UnreadableFile
 
 MAX_UNPACKED_BYTES = 512 * 2**20
+_NAMELESS = re.compile(r"(?:file )?'?<_io\.BytesIO[^>]*>'?")
 _MAX_MEMBERS = 100_000
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 # A document type comes before the root element; no writer puts more before that.
@@ -71,6 +73,12 @@ def office_file(data: bytes, what: str) -> io.BytesIO:
                 _refuse_document_type(archive, one)
         member(archive, "[Content_Types].xml")
     return io.BytesIO(data)
+
+
+def refused(what: str, error: Exception) -> UnreadableFile:
+    """What a parser says of a file that it can't take, which it was given as bytes."""
+    said = _NAMELESS.sub("it", " ".join(str(error).split())).rstrip(".")
+    return UnreadableFile(f"not {what}: {said}; open it and save it anew")
 
 
 def _refuse_document_type(archive: zipfile.ZipFile, one: zipfile.ZipInfo) -> None:

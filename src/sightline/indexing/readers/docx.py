@@ -17,7 +17,7 @@ from lxml.etree import XMLSyntaxError
 
 from sightline.errors import UnreadableFile
 from sightline.indexing.readers import Reading
-from sightline.indexing.readers.archives import office_file
+from sightline.indexing.readers.archives import office_file, refused
 from sightline.indexing.readers.blocks import Blocks, escaped, header_of, one_line
 from sightline.indexing.readers.dates import iso_date, known
 
@@ -47,7 +47,7 @@ def read(data: bytes, source: str) -> Reading:
         body.add(document.element.body)
         body.add_notes()
     except (OpcError, XMLSyntaxError, KeyError, ValueError) as error:
-        raise UnreadableFile(f"not {_WHAT}: {error}; open it and save it anew") from error
+        raise refused(_WHAT, error) from error
     return body.blocks.reading(_metadata(document))
 
 

@@ -51,7 +51,8 @@ def _opened(data: bytes) -> pypdfium2.PdfDocument:
             raise UnreadableFile(
                 "encrypted with a password; save it without one, e.g.: qpdf --password=PASSWORD --decrypt IN.pdf OUT.pdf"
             ) from error
-        raise UnreadableFile(f"no PDF that can be read: {error}; get it again, or mend it: qpdf IN.pdf OUT.pdf") from error
+        said = str(error).rstrip(".")
+        raise UnreadableFile(f"no PDF that can be read: {said}; get it again, or mend it: qpdf IN.pdf OUT.pdf") from error
     if not len(document):
         raise UnreadableFile("a PDF without pages: broken, or cut off; get it again")
     return document

@@ -10,9 +10,8 @@ from lxml.etree import XMLSyntaxError
 from pptx.exc import PythonPptxError
 from pptx.presentation import Presentation
 
-from sightline.errors import UnreadableFile
 from sightline.indexing.readers import Reading
-from sightline.indexing.readers.archives import office_file
+from sightline.indexing.readers.archives import office_file, refused
 from sightline.indexing.readers.blocks import Blocks, escaped, header_of, one_line
 from sightline.indexing.readers.dates import iso_date, known
 
@@ -34,7 +33,7 @@ def read(data: bytes, source: str) -> Reading:
             _add_slide(blocks, slide, number)
         return blocks.reading(_metadata(presentation))
     except (PythonPptxError, XMLSyntaxError, KeyError, ValueError) as error:
-        raise UnreadableFile(f"not {_WHAT}: {error}; open it and save it anew") from error
+        raise refused(_WHAT, error) from error
 
 
 def _add_slide(blocks: Blocks, slide: Any, number: int) -> None:

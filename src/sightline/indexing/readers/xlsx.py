@@ -13,9 +13,8 @@ from defusedxml.common import DefusedXmlException
 from openpyxl.utils import get_column_letter
 from openpyxl.utils.exceptions import InvalidFileException
 
-from sightline.errors import UnreadableFile
 from sightline.indexing.readers import Reading
-from sightline.indexing.readers.archives import office_file
+from sightline.indexing.readers.archives import office_file, refused
 from sightline.indexing.readers.blocks import Blocks
 from sightline.indexing.readers.csv import names_columns
 from sightline.indexing.readers.dates import iso_date, known
@@ -41,7 +40,7 @@ def read(data: bytes, source: str) -> Reading:
             _add_sheet(blocks, sheet)
         metadata = _metadata(workbook)
     except (InvalidFileException, DefusedXmlException, ParseError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
-        raise UnreadableFile(f"not {_WHAT}: {error}; open it and save it anew") from error
+        raise refused(_WHAT, error) from error
     return blocks.reading(metadata)
 
 

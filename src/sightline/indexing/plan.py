@@ -163,21 +163,20 @@ class _Places:
     """Where the chunks of a document are from: a page, rows of a sheet, lines."""
 
     def __init__(self, document: Document) -> None:
-        self._starts = [start for start, _ in document.anchors]
-        self._places = [place for _, place in document.anchors]
+        self._anchors = document.anchors
         self._source = document.source
 
     def of(self, chunk: Chunk) -> Metadata:
         """The place at a chunk's start; numbers also as they are at its end, so that bounds find what lies between."""
-        if not self._starts:
+        if not self._anchors:
             return {}
         first, last = self._at(chunk.start), self._at(chunk.end - 1)
         ends = {f"{key}{_END}": last.get(key, value) for key, value in first.items() if _is_number(value)}
         return plain_metadata({**first, **ends}, self._source)
 
     def _at(self, position: int) -> Metadata:
-        number = bisect_right(self._starts, position)
-        return self._places[number - 1] if number else {}
+        number = bisect_right(self._anchors, position, key=lambda anchor: anchor[0])
+        return self._anchors[number - 1][1] if number else {}
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,7 @@ import hostile_readers
 import samples
 from sightline import register_reader
 from sightline.errors import MissingExtra, SightlineError, UnreadableFile, UsageError
-from sightline.indexing import ahead, parsers, readers
+from sightline.indexing import ahead, children, readers
 from sightline.indexing.ahead import read_files
 from sightline.indexing.background import Stopped
 from sightline.indexing.chunking import default_settings
@@ -178,7 +178,7 @@ def test_no_parser_outlives_a_parent_that_was_killed():
 
 def test_a_process_that_cannot_be_started_is_an_error_of_the_run(monkeypatch):
     """It says what the interpreter said."""
-    monkeypatch.setattr(parsers, "_executable", lambda: "/bin/false")
+    monkeypatch.setattr(children, "_executable", lambda: "/bin/false")
     with Parsers(PATIENT) as made, pytest.raises(SightlineError, match=r"can't be started \(exit code 1\)"):
         read(made, "x")
 
@@ -292,18 +292,18 @@ def test_a_second_run_parses_nothing(store, tmp_path, monkeypatch):
 def test_ctrl_c_does_not_wait_for_a_parser(store, tmp_path, monkeypatch):
     """What hangs is ended with the run."""
     started, others = threading.Event(), set(threading.enumerate())
-    ask: Callable = parsers._Process.ask
+    ask: Callable = children.Child.ask
 
-    def noted(self, file, seconds):
+    def noted(self, *job, seconds):
         started.set()
-        return ask(self, file, seconds)
+        return ask(self, *job, seconds=seconds)
 
     def interrupted(self, ahead):
         started.wait(20)
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(parsers._Process, "ask", noted)
+    monkeypatch.setattr(children.Child, "ask", noted)
     monkeypatch.setattr(Indexer, "_embedded", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(store, write(tmp_path / "kb", a_hostile="hang"), timeout_s=300)

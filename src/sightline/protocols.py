@@ -30,6 +30,15 @@ Texts: TypeAlias = Sequence[str] | Sequence[TokenizedText] | Sequence[str | Toke
 InstructionLike: TypeAlias = str | Instruction | None
 
 
+class Tokens(Protocol):
+    """What cutting documents asks of an embedder: the tokens of its texts."""
+
+    @property
+    def max_length(self) -> int | None: ...
+    def count_tokens(self, texts: Sequence[str]) -> list[int] | None: ...
+    def token_spans(self, text: str) -> npt.NDArray[np.int32] | None: ...
+
+
 @runtime_checkable
 class Embedder(Protocol):
     """Texts in, unit vectors out, queries and documents told apart by the method's name.
@@ -92,6 +101,17 @@ class TokenReader(Protocol):
 
     def read_tokens(self, texts: Sequence[str]) -> Sequence[TokenReading] | None:
         """Each text's tokens; None where nothing is known of how those of its stretches would differ."""
+
+
+@runtime_checkable
+class TokensElsewhere(Protocol):
+    """What an embedder may offer besides, if it takes texts faster than one process can cut them."""
+
+    def tokens_elsewhere(self) -> Mapping[str, Any] | None:
+        """JSON of which another process makes what reads tokens as this one does; None where it isn't worth it.
+
+        "make" is `module:name` of a function that gives `Tokens` (and `TokenReader`), all else are its arguments.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from sightline.embedding.batching import BatchPolicy
 from sightline.embedding.cleaning import check_steps, clean
 from sightline.embedding.device import Place, check_devices, check_dtype, choose_places, common_dtype, default_batch_tokens
 from sightline.embedding.dimensions import DimensionRange
+from sightline.embedding.elsewhere import ReadTokens
 from sightline.embedding.identity import fingerprint
 from sightline.embedding.instructions import Instructions, check_template
 from sightline.embedding.models import DEFAULT_MODEL, ModelSpec, load_spec
@@ -160,6 +161,8 @@ class EmbeddingEngine(BaseEmbedder):
     ) -> None:
         _check_arguments(on_too_long, dtype, encoder, max_batch_tokens, threads)
         self._spec = load_spec(model, revision=revision, pooling=pooling)
+        folder = Path(model).expanduser()
+        self._model, self._pooling = str(folder.resolve() if folder.is_dir() else model), pooling
         self._range = _dimension_range(self._spec)
         self._dimensions = self._range.check(dimensions)
         self._instructions = self.make_instructions(
@@ -289,6 +292,17 @@ class EmbeddingEngine(BaseEmbedder):
         # A cleaned text is another one, with other tokens at other places.
         return None if self._clean else self.tokenizer.read(texts, behind)
 
+    def tokens_elsewhere(self, prompt: str | None = None) -> Mapping[str, Any] | None:
+        """Of what another process makes `ReadTokens`, for a model on a GPU; one on a CPU takes longer than cutting its texts."""
+        if not self._outruns_cutting():
+            return None
+        behind = self._instructions.prompt(Role.DOCUMENT) if prompt is None else prompt
+        return {
+            "make": f"{ReadTokens.__module__}:{ReadTokens.__name__}", "model": self._model, "revision": self._spec.revision,
+            "pooling": self._pooling, "prompt": behind, "max_length": self._max_length, "clean": self._clean,
+            "split_special_tokens": self._split_special_tokens,
+        }  # fmt: skip
+
     def tokenize(self, texts: Sequence[str], *, role: Role, instruction: InstructionLike = None) -> list[TokenizedText]:
         """Texts as the model reads them; embedding them gives what embedding the texts gives.
 
@@ -373,6 +387,9 @@ class EmbeddingEngine(BaseEmbedder):
     @cached_property
     def _fingerprint(self) -> str:
         return fingerprint(self._spec, {"clean": self._clean, "split_special_tokens": self._split_special_tokens})
+
+    def _outruns_cutting(self) -> bool:
+        return any(place.device.type != "cpu" for place in choose_places(self._run.device, self._run.devices))
 
     def _check_usable(self) -> None:
         if self._process != os.getpid():

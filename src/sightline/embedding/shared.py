@@ -163,6 +163,10 @@ class SharedEmbedder(BaseEmbedder):
         """Each text's tokens, of whose stretches those behind this one's own document prompt can be had; None if not."""
         return self.engine.read_tokens(texts, prompt=self._instructions.prompt(Role.DOCUMENT))
 
+    def tokens_elsewhere(self) -> Mapping[str, Any] | None:
+        """Of what another process makes what reads tokens behind this one's own document prompt; None for a model on a CPU."""
+        return self.engine.tokens_elsewhere(prompt=self._instructions.prompt(Role.DOCUMENT))
+
     @property
     def is_started(self) -> bool:
         """Whether the shared engine is."""

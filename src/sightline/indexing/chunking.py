@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from sightline.errors import UsageError
 from sightline.indexing.structure import Outline, outline
-from sightline.protocols import Embedder, TokenReader, TokenReading
+from sightline.protocols import TokenReader, TokenReading, Tokens
 from sightline.types import Chunk, Document, TokenizedText
 
 MIN_CHUNK_TOKENS = 16
@@ -81,7 +81,7 @@ class ChunkSettings:
 
 
 def default_settings(
-    embedder: Embedder, chunk_tokens: int | None = None, overlap_tokens: int | None = None
+    embedder: Tokens, chunk_tokens: int | None = None, overlap_tokens: int | None = None
 ) -> ChunkSettings:
     """The settings that suit an embedder: 512 tokens, or what it can take where that is less, and no overlap.
 
@@ -100,7 +100,7 @@ def default_settings(
     return ChunkSettings(chunk_tokens, overlap)
 
 
-def tokenized(documents: Sequence[Document], embedder: Embedder) -> list[DocumentTokens]:
+def tokenized(documents: Sequence[Document], embedder: Tokens) -> list[DocumentTokens]:
     """The tokens of each document, all of them asked for at once: a tokenizer reads several texts side by side."""
     segments = [list(_segments(document.text)) for document in documents]
     together = [text for some in segments for _, text in some]
@@ -112,7 +112,7 @@ def tokenized(documents: Sequence[Document], embedder: Embedder) -> list[Documen
 
 
 def chunk(
-    document: Document, settings: ChunkSettings, embedder: Embedder, tokens: DocumentTokens | None = None
+    document: Document, settings: ChunkSettings, embedder: Tokens, tokens: DocumentTokens | None = None
 ) -> list[Chunk]:
     """Chunks of a document in order: they cover its text but for the blank space between them, and none is too long.
 
@@ -147,7 +147,7 @@ class DocumentTokens:
     It is read in segments: where a text has no blanks, a token at their ends may be another.
     """
 
-    def __init__(self, segments: Sequence[tuple[int, str]], embedder: Embedder, readings: Sequence[TokenReading] | None) -> None:
+    def __init__(self, segments: Sequence[tuple[int, str]], embedder: Tokens, readings: Sequence[TokenReading] | None) -> None:
         self._starts = [start for start, _ in segments]
         self._segments = [text for _, text in segments]
         self._embedder, self._readings = embedder, readings
@@ -214,7 +214,7 @@ def _segment_end(text: str, start: int) -> int:
     return max(range(low, end), key=lambda place: text[place : place + 8])
 
 
-def _capacity(embedder: Embedder) -> int | None:
+def _capacity(embedder: Tokens) -> int | None:
     empty = embedder.count_tokens([""])
     if embedder.max_length is None:
         return None

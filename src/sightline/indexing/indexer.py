@@ -23,7 +23,8 @@ from sightline.contract import Mark
 from sightline.errors import DeletionRefused, InputError, UsageError
 from sightline.indexing.ahead import read_files
 from sightline.indexing.background import Background
-from sightline.indexing.chunking import ChunkSettings, DocumentTokens, chunk, tokenized
+from sightline.indexing.chunking import ChunkSettings
+from sightline.indexing.cutters import Cutters, MakeChunks
 from sightline.indexing.files import Discovered, FoundFile
 from sightline.indexing.jsonl import JsonlFields
 from sightline.indexing.parsers import ParseLimits, Parsers
@@ -217,12 +218,13 @@ class Indexer:
         self._mark = Mark.from_json(self._store.read_mark())
         self._is_marked = False
         review = _Review(Stored(self._store, self._scopes, self._mark), prune=prune, force=force)
-        # The parsers end first: a stage may be waiting for one.
-        with Background() as background, Parsers(corpus.parsing) as parsers:
-            documents = self._tokenized(self._changed(self._documents(corpus, review, parsers), review.stored))
-            plans = self._plans(background.ahead(documents, depth=1), review)
+        # Other processes end first: a stage may be waiting for one.
+        with Background() as background, Cutters(self._embedder, self._settings) as cutters, Parsers(corpus.parsing) as parsers:
+            documents = _together(self._changed(self._documents(corpus, review, parsers), review.stored))
+            plans = self._plans(background.ahead(cutters.cut(documents), depth=1), review)
             ahead = background.ahead(windows(plans, lambda: self._limit), depth=_DEPTH)
             background.when_stopped(self._cancel)
+            background.when_stopped(cutters.close)
             background.when_stopped(parsers.close)
             with closing(self._embedded(ahead)) as embedded:
                 background.hand_over(embedded, self._commit, depth=_DEPTH)
@@ -288,30 +290,17 @@ class Indexer:
             self._tally.unchanged(head)
         return False
 
-    def _tokenized(self, documents: Iterable[Document]) -> Iterator[list[tuple[Document, DocumentTokens]]]:
-        """Documents with their tokens, as many at a time as are worth handing over."""
-        batch: list[Document] = []
-        characters = 0
-        for document in documents:
-            batch.append(document)
-            characters += len(document.text)
-            if characters >= _TOGETHER:
-                yield list(zip(batch, tokenized(batch, self._embedder), strict=True))
-                batch, characters = [], 0
-        if batch:
-            yield list(zip(batch, tokenized(batch, self._embedder), strict=True))
-
-    def _plans(self, documents: Iterable[list[tuple[Document, DocumentTokens]]], review: _Review) -> Iterator[DocumentPlan]:
-        for some in documents:
-            for document, tokens in some:
-                plan = self._plan(document, tokens, review.stored)
+    def _plans(self, cut: Iterable[list[tuple[Document, MakeChunks]]], review: _Review) -> Iterator[DocumentPlan]:
+        for some in cut:
+            for document, make_chunks in some:
+                plan = self._plan(document, make_chunks, review.stored)
                 if plan is not None:
                     yield plan
         yield from self._removals(review)
 
-    def _plan(self, document: Document, tokens: DocumentTokens, stored: Stored) -> DocumentPlan | None:
+    def _plan(self, document: Document, make_chunks: MakeChunks, stored: Stored) -> DocumentPlan | None:
         with self._skipping(document):
-            chunks = chunk(document, self._settings, self._embedder, tokens)
+            chunks = make_chunks()
             points = stored.points(document.source)
             plan = plan_document(document, chunks, self._label, points)
             if chunks:
@@ -477,6 +466,20 @@ def _refusal(vanished: Sequence[str], total: int) -> DeletionRefused:
         "half is deleted only on demand, because a share that isn't mounted looks like this. All else was done. "
         "If they are to go, run the same command with --force."
     )
+
+
+def _together(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """As many documents at a time as are worth handing over."""
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= _TOGETHER:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _below(document: Document, root: str | None) -> Document:

@@ -192,6 +192,9 @@ def _engine_on(rate: float) -> type[EmbeddingEngine]:
     from sightline.embedding.batching import BatchPolicy
 
     class Engine(EmbeddingEngine):
+        def _outruns_cutting(self) -> bool:
+            return True
+
         def _started_worker(self) -> Any:
             with self._lock:
                 if self._worker is None:

@@ -14,8 +14,8 @@ from sightline.errors import SightlineError
 from sightline.indexing import children
 from sightline.indexing.chunking import ChunkSettings, chunk
 from sightline.indexing.cutters import Cutters
-from sightline.indexing.indexer import Corpus, Indexer
 from sightline.indexing.files import discover, roots_of
+from sightline.indexing.indexer import Corpus, Indexer
 from sightline.stores.memory import MemoryStore
 from sightline.testing import HashEmbedder
 from sightline.types import Document
@@ -97,7 +97,8 @@ def test_a_run_makes_the_same_collection(minilm_folder, tmp_path):
     for number in range(5):
         (tmp_path / f"{number}.md").write_text(f"# Page {number}\n\n{prose(100 + 50 * number, 3)}\n")
     made = []
-    for engine in (Fast(minilm_folder, device="cpu", dtype="float32"), EmbeddingEngine(minilm_folder, device="cpu", dtype="float32")):
+    for kind in (Fast, EmbeddingEngine):
+        engine = kind(minilm_folder, device="cpu", dtype="float32")
         store = MemoryStore("memory:", None)
         store.create(engine.dimensions, {})
         with engine:

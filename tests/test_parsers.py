@@ -136,7 +136,7 @@ def test_closing_ends_what_hangs():
     others = set(threading.enumerate())
     made = Parsers(PATIENT)
     future, waiting = made.submit(file("hang")), made.submit(file("hang"))
-    while not made._processes:
+    while not made._children._children:
         future.exception(0.01) if future.done() else threading.Event().wait(0.01)
     made.close()
     with pytest.raises(Stopped):
@@ -249,7 +249,7 @@ def test_what_is_known_is_not_parsed(tmp_path):
             Head,
         ]
         assert not made.submitted
-        assert not made._processes
+        assert not made._children._children
 
 
 def run(store: MemoryStore, folder: Path, **limits: float) -> IndexSummary:

@@ -127,7 +127,9 @@ class Child:
             self.kill()
             code, said = self._popen.wait(), self.last_words()
             self.discard()
-            raise SightlineError(f"The process that runs {module} can't be started (exit code {code}): {said or 'it said nothing'}")
+            raise SightlineError(
+                f"The process that runs {module} can't be started (exit code {code}): {said or 'it said nothing'}"
+            )
 
     @property
     def exit_code(self) -> int:

@@ -1,4 +1,4 @@
-"""The other side of `cutters`: a process that tokenises and cuts documents for its parent, and ends with it. It loads no torch."""
+"""The other side of `cutters`: a process that tokenises and cuts documents for its parent, and ends with it. No torch."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ def _answer(batch: list[list[str]], settings: ChunkSettings, tokens: Tokens) -> 
     """Where each document's chunks are, and the token ids of all of them, int32, in one row."""
     documents = [Document(source, text, text_format) for text, text_format, source in batch]
     ids = array("i")
-    found = [_found(document, settings, tokens, own, ids) for document, own in zip(documents, tokenized(documents, tokens), strict=True)]
+    read = zip(documents, tokenized(documents, tokens), strict=True)
+    found = [_found(document, settings, tokens, own, ids) for document, own in read]
     return json.dumps(found).encode(), ids.tobytes()
 
 
-def _found(
-    document: Document, settings: ChunkSettings, tokens: Tokens, own: DocumentTokens, ids: array[int]
-) -> dict[str, Any]:
+def _found(document: Document, settings: ChunkSettings, tokens: Tokens, own: DocumentTokens, ids: array[int]) -> dict[str, Any]:
     try:
         return {"chunks": [_place(one, ids) for one in chunk(document, settings, tokens, own)]}
     except UsageError as error:

@@ -86,7 +86,7 @@ class Cutters:
 
     def _begin(self, recipe: Mapping[str, Any]) -> Children:
         arguments = (json.dumps(dict(recipe)), json.dumps(asdict(self._settings)))
-        count = max(1, min(_MOST_PROCESSES, cores() // 2))
+        count = min(_MOST_PROCESSES, cores())
         with self._lock:
             if self._closed:
                 raise Stopped
@@ -113,7 +113,8 @@ def _cut(batch: Sequence[Document], child: Child) -> list[MakeChunks]:
         )
     tokens = array("i")
     tokens.frombytes(ids)
-    made, start = [], 0
+    made: list[MakeChunks] = []
+    start = 0
     for document, found in zip(batch, json.loads(answer), strict=True):
         if "unusable" in found:
             made.append(partial(_refuse, UsageError(found["unusable"])))

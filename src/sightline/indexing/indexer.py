@@ -1,7 +1,8 @@
 """The indexer: files -> documents -> chunks -> plan -> vectors -> store -> committed.
 
 Reading and tokenising run in one thread, chunking and planning in another ahead of the embedder, writing in one behind it, with a
-bounded number of documents and windows between them, so that memory stays flat however large the folder is. Nothing has to be
+bounded number of documents and windows between them, so that memory stays flat however large the folder is. Parsers of heavy
+formats, and for a model on a GPU tokenising and chunking too, run in processes of their own. Nothing has to be
 undone after a crash: what isn't committed by a head is planned again, and a text whose vector the collection has is never
 embedded.
 """

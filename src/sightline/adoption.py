@@ -33,11 +33,11 @@ def adopt(store: Store, embedder: Embedder, chunks: ChunkPart) -> Contract:
             "Index into another collection: sightline index PATH --into OTHER_URL"
         )
     expected = np.stack([record.vector for record in records])
-    seen = embedder.embed_documents([record.point.text for record in records], dimensions=store.dimensions())
+    seen = embedder.embed_documents([record.point.text for record in records], dimensions=store.layout().dimensions)
     agreement = cosines(expected, seen)
     if not (agreement >= PROBE_COSINE).all():  # written so that a NaN is refused too
         raise _disagreement(store, embedder, agreement.tolist())
-    contract = make_contract(embedder, chunks, dimensions=store.dimensions())
+    contract = make_contract(embedder, chunks, dimensions=store.layout().dimensions)
     store.write_contract(contract.to_json())
     return contract
 

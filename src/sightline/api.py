@@ -35,7 +35,7 @@ from sightline.protocols import Embedder, InstructionLike, Store
 from sightline.searching import aquery_vector, asearch, nearest, query_vector, search
 from sightline.stores import open_store
 from sightline.stores.checks import collection_not_found, not_ours
-from sightline.types import Document, Filter, FloatArray, Hit, IndexSummary, Metadata, OnIndexProgress, Role, Row
+from sightline.types import Document, Filter, FloatArray, Hit, IndexSummary, Metadata, OnIndexProgress, Role, Row, VectorLayout
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -204,7 +204,7 @@ def open_collection(
                 "Sightline didn't make the collection at %s: nothing says whether its vectors are of this model. "
                 "Check and settle it with: sightline adopt %s --model MODEL", url, shlex.quote(url),
             )  # fmt: skip
-            reading = reading_defaults(embedder, store.dimensions())
+            reading = reading_defaults(embedder, store.layout().dimensions)
         else:
             verify(contract, embedder, url, dimensions=dimensions)
             reading = contract.reading
@@ -566,7 +566,7 @@ def _chunk_part(settings: ChunkSettings) -> ChunkPart:
 
 def _create(store: Store, embedder: Embedder, settings: ChunkSettings, dimensions: int | None) -> Contract:
     contract = make_contract(embedder, _chunk_part(settings), dimensions=dimensions)
-    store.create(contract.vectors.dimensions, contract.to_json())
+    store.create(VectorLayout(contract.vectors.dimensions), contract.to_json())
     return contract
 
 
@@ -596,7 +596,7 @@ def _staged(
     if staged.exists():
         store.drop_staging()
         staged = store.staging()
-    staged.create(contract.vectors.dimensions, contract.to_json())
+    staged.create(VectorLayout(contract.vectors.dimensions), contract.to_json())
     return staged, contract
 
 

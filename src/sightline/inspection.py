@@ -73,7 +73,7 @@ def inspect(store: Store) -> Inspection:
     return Inspection(
         url=store.url,
         contract=contract,
-        dimensions=store.dimensions(),
+        dimensions=store.layout().dimensions,
         points=points,
         foreign_points=points - sum(sources.values()),
         documents=len(whole),

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sightline.cutting import cut
 from sightline.embedding.base import BaseEmbedder
-from sightline.embedding.dimensions import DimensionRange, cut
+from sightline.embedding.dimensions import DimensionRange
 from sightline.embedding.instructions import Instructions
 from sightline.errors import (
     CollectionNotFound,
@@ -43,6 +44,7 @@ from sightline.types import (
     Point,
     Priority,
     Role,
+    VectorLayout,
 )
 
 _WORD = re.compile(r"\w+")
@@ -200,7 +202,7 @@ class StoreConformance:
 
     def fill(self, store: Store, points: Sequence[Point]) -> FloatArray:
         """Make the collection and write `points`; gives their vectors."""
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         vectors = self.make_vectors(len(points))
         store.upsert(points, vectors)
         return vectors
@@ -223,7 +225,7 @@ class StoreConformance:
         vector = self.make_vectors(1)
         operations = (
             store.count,
-            store.dimensions,
+            store.layout,
             store.heads,
             store.sources,
             store.read_mark,
@@ -244,20 +246,20 @@ class StoreConformance:
 
     def test_create_keeps_the_contract(self, store: Store) -> None:
         """The contract comes back as it was given, and the collection is empty."""
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         assert store.exists() is True
         assert store.read_contract() == self.contract
         assert store.read_mark() == {}
-        assert (store.count(), store.dimensions()) == (0, self.dimensions)
+        assert (store.count(), store.layout().dimensions) == (0, self.dimensions)
         assert store.search(self.make_vectors(1)[0], limit=3) == []
 
     def test_create_refuses_what_is_there(self, store: Store) -> None:
         """A second `create` is refused and leaves the first one's contract."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         with pytest.raises(StoreError):
-            store.create(self.dimensions, {"other": 1})
+            store.create(VectorLayout(self.dimensions), {"other": 1})
         assert store.read_contract() == self.contract
 
     def test_create_refuses_odd_dimensions_and_contracts(self, store: Store) -> None:
@@ -265,10 +267,10 @@ class StoreConformance:
         import pytest
 
         with pytest.raises(DimensionError):
-            store.create(0, self.contract)
+            store.create(VectorLayout(0), self.contract)
         for contract in ({"x": float("nan")}, {"x": {1, 2}}, {1: "x"}):
             with pytest.raises(UsageError):
-                store.create(self.dimensions, contract)  # type: ignore[arg-type]
+                store.create(VectorLayout(self.dimensions), contract)  # type: ignore[arg-type]
         assert store.exists() is False
 
     def test_contract_and_mark_are_replaced_whole(self, store: Store) -> None:
@@ -317,7 +319,7 @@ class StoreConformance:
 
     def test_an_empty_upsert_writes_nothing(self, store: Store) -> None:
         """No points with no vectors is fine."""
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         store.upsert([], self.make_vectors(0))
         assert store.count() == 0
 
@@ -571,15 +573,15 @@ class StoreConformance:
             store.promote()
         beside = store.staging()
         assert beside.exists() is False
-        beside.create(self.dimensions // 2, {"new": True})
+        beside.create(VectorLayout(self.dimensions // 2), {"new": True})
         half = cut(self.make_vectors(3, seed=3), self.dimensions // 2)
         fresh = self.make_points(3, "docs/new.md")
         beside.upsert(fresh, half)
         beside.write_mark({"unfinished": ["docs"]})
-        assert (store.count(), store.read_contract(), store.dimensions()) == (5, self.contract, self.dimensions)
+        assert (store.count(), store.read_contract(), store.layout().dimensions) == (5, self.contract, self.dimensions)
         assert store.staging().count() == 3
         store.promote()
-        assert (store.count(), store.dimensions()) == (3, self.dimensions // 2)
+        assert (store.count(), store.layout().dimensions) == (3, self.dimensions // 2)
         assert (store.read_contract(), store.read_mark()) == ({"new": True}, {"unfinished": ["docs"]})
         [hit] = store.search(half[1], limit=1)
         assert hit.id == fresh[1].id
@@ -596,7 +598,7 @@ class StoreConformance:
             pytest.skip(f"{store.url} keeps nothing")
         self.fill(store, self.make_points(5))
         beside = store.staging()
-        beside.create(self.dimensions, {"new": True})
+        beside.create(VectorLayout(self.dimensions), {"new": True})
         beside.upsert(self.make_points(3, "docs/new.md"), self.make_vectors(3))
         again = self.reopen(store)
         try:
@@ -645,7 +647,7 @@ class StoreConformance:
         """What isn't JSON data is refused with its place, and nothing is written."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         values: list[Any] = [float("nan"), float("inf"), {1, 2}, b"bytes", object(), 2**63, {1: "x"}, ["ok", {"a": float("nan")}]]
         for value in values:
             points = self.make_points(2)
@@ -658,7 +660,7 @@ class StoreConformance:
         """Metadata can't pretend to be our bookkeeping."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         with pytest.raises(UsageError, match="sightline_head"):
             store.upsert(self.make_points(1, metadata={"sightline_head": 1}), self.make_vectors(1))
         assert store.count() == 0
@@ -667,7 +669,7 @@ class StoreConformance:
         """Half a character in text or metadata is refused with the name of its source, and nothing is written."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         [point] = self.make_points(1)
         odd = (replace(point, text="a\ud800b"), replace(point, metadata={"k": "\udfff"}), replace(point, metadata={"\ud800": 1}))
         for one in odd:
@@ -693,7 +695,7 @@ class StoreConformance:
         """Another dimension, another count, or one bare vector is refused before anything is written."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         points, vectors = self.make_points(3), self.make_vectors(3)
         for odd in (vectors[:, :-1], np.hstack([vectors, vectors]), vectors[:2], vectors[0], np.zeros((3, 0), np.float32)):
             with pytest.raises(UsageError):
@@ -707,7 +709,7 @@ class StoreConformance:
         """An id that isn't a UUID, or twice the same id in one batch, is refused."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         [point] = self.make_points(1)
         for points in ([replace(point, id="doc-1")], [replace(point, id=point.id.upper())], [point, point]):
             with pytest.raises(UsageError):

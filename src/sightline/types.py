@@ -203,6 +203,54 @@ class Row:
     vector: FloatArray
 
 
+class Quantization(StrEnum):
+    """A compressed copy of each vector that searching looks at first; the number is turbo's bits for each dimension."""
+
+    SCALAR = "scalar"
+    BINARY = "binary"
+    TURBO1 = "turbo1"
+    TURBO2 = "turbo2"
+    TURBO4 = "turbo4"
+    TURBO8 = "turbo8"
+
+
+class VectorStorage(StrEnum):
+    """The number format in which vectors are kept."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True, slots=True)
+class VectorLayout:
+    """How a collection keeps its vectors.
+
+    Args:
+        dimensions: Length of the main vectors, which have no name.
+        shorter: Lengths of others, named by them, longest first: the main ones, cut and of unit norm again.
+        quantization: What each vector is compressed to besides; None is nothing.
+        storage: The number format of the vectors themselves.
+    """
+
+    dimensions: int
+    shorter: tuple[int, ...] = ()
+    quantization: Quantization | None = None
+    storage: VectorStorage = VectorStorage.FLOAT32
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """All lengths, the main one first."""
+        return (self.dimensions, *self.shorter)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """A search in two steps: so many candidates by the vectors of this length, then the best of them by the main ones."""
+
+    dimensions: int
+    candidates: int
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """A search result. `score` is the cosine similarity on every store."""

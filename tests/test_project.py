@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "metadata": {"types", "errors"},
     "cutting": {"types", "errors"},
     "adoption": {"types", "errors", "protocols", "contract"},
+    "layouts": {"types", "errors", "protocols", "contract"},
     "inspection": {"types", "errors", "protocols", "contract"},
     "embedding": FOUNDATION,
     "stores": FOUNDATION,

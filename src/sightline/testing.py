@@ -106,6 +106,7 @@ class HashEmbedder(BaseEmbedder):
             document_prompt=self._instructions.prompt(Role.DOCUMENT),
             query_prompt=self._instructions.prompt(Role.QUERY),
             max_length=None,
+            matryoshka=self._range.matryoshka,
         )
 
     def stats(self) -> EmbeddingStats:

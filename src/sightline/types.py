@@ -64,6 +64,7 @@ class EmbedderIdentity:
         document_prompt: What is put before every document; "" is nothing.
         query_prompt: What is put before a query by default; "" is nothing.
         max_length: Longest input in tokens.
+        matryoshka: Whether it was trained so that a vector's beginning stands for the whole.
     """
 
     model: str
@@ -74,6 +75,7 @@ class EmbedderIdentity:
     document_prompt: str | None
     query_prompt: str | None
     max_length: int | None
+    matryoshka: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

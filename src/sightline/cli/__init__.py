@@ -13,6 +13,7 @@ import click
 
 from sightline import __version__
 from sightline.cli.adopt import adopt
+from sightline.cli.dimensions import dimensions
 from sightline.cli.doctor import doctor
 from sightline.cli.embed import embed
 from sightline.cli.index import index
@@ -55,7 +56,7 @@ def cli() -> None:
     """Turn a folder of documents into a collection that is searched by meaning."""
 
 
-for _command in (index, search, inspect, remove, adopt, embed, doctor):
+for _command in (index, search, inspect, remove, dimensions, adopt, embed, doctor):
     cli.add_command(_command)
 
 

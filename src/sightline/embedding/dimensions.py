@@ -8,6 +8,12 @@ import numpy as np
 
 from sightline.errors import DimensionError
 
+# For a log line: model, its own length, the length it is cut to.
+UNTRAINED_CUT = (
+    "%s isn't known to be trained to be cut (Matryoshka): its vectors of %d dimensions, cut to %d, may find less. "
+    "Measure it on your own questions, or take a model that was trained for it."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class DimensionRange:

@@ -99,13 +99,18 @@ def checked_layout(layout: VectorLayout, capabilities: StoreCapabilities, url: s
             f"shorter={layout.shorter!r} is out of order: each is given once, the longest first, and all are shorter than"
             f" {layout.dimensions}."
         )
+    check_capable(layout, capabilities, url)
+    return layout
+
+
+def check_capable(layout: VectorLayout, capabilities: StoreCapabilities, url: str) -> None:
+    """Raise StoreError unless a store can keep vectors so."""
     if layout.shorter and not capabilities.several_dimensions:
         raise incapable(url, f"keeps one vector for each point, so {layout.shorter[0]} can't lie beside {layout.dimensions}")
     if layout.quantization is not None and not capabilities.quantization:
         raise incapable(url, f"can't quantise vectors ({layout.quantization})")
     if layout.storage != VectorStorage.FLOAT32 and not capabilities.float16:
         raise incapable(url, f"keeps vectors as float32 only, not as {layout.storage}")
-    return layout
 
 
 def checked_dimensions(dimensions: int) -> int:
@@ -120,7 +125,10 @@ def checked_addition(dimensions: int, layout: VectorLayout, capabilities: StoreC
     if dimensions in layout.shorter:
         return layout
     if checked_dimensions(dimensions) >= layout.dimensions:
-        raise DimensionError(f"dimensions={dimensions} is out of range: {url} can keep vectors shorter than its {layout.dimensions}.")
+        raise DimensionError(
+            f"dimensions={dimensions} is out of range: what is added to {url} is cut from its {layout.dimensions} dimensions,"
+            " so it must be shorter."
+        )
     longer = replace(layout, shorter=tuple(sorted({*layout.shorter, dimensions}, reverse=True)))
     return checked_layout(longer, capabilities, url)
 
@@ -129,7 +137,7 @@ def checked_removal(dimensions: int, layout: VectorLayout, url: str) -> VectorLa
     """Return the layout without one of its shorter lengths; raise DimensionError where it isn't one."""
     if dimensions not in layout.shorter:
         others = ", ".join(map(str, layout.shorter)) or "none"
-        raise DimensionError(f"{url} keeps no shorter vectors of {dimensions} dimensions that could go; its shorter ones: {others}.")
+        raise DimensionError(f"{url} keeps no shorter vectors of {dimensions} dimensions; those that can go: {others}.")
     return replace(layout, shorter=tuple(one for one in layout.shorter if one != dimensions))
 
 

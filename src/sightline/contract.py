@@ -51,8 +51,8 @@ _Part = TypeVar("_Part", bound="VectorPart | ChunkPart | ReadingDefaults")
 class VectorPart:
     """What makes two vectors comparable; None is "couldn't be known".
 
-    `dimensions` is the length of the main vectors. `shorter` are the lengths of those that every point has besides, longest first:
-    the main ones, cut and of unit norm again. How a store compresses vectors is a setting of the collection, not of the contract.
+    `dimensions` is the length of the main vectors. `shorter` are those of what every point has besides, longest first: the main
+    ones, cut and of unit norm again. How a store compresses vectors is a setting of the collection, not of the contract.
     """
 
     dimensions: int

@@ -89,8 +89,8 @@ def check_reading(
     """Raise DimensionError unless all points have the vectors that a search asks for."""
     if dimensions is not None and shortlist is not None:
         raise UsageError(
-            f"dimensions={dimensions} and a shortlist by {shortlist.dimensions} exclude each other: a search goes by short vectors"
-            " alone, or rescores what they find."
+            f"dimensions={dimensions} and a shortlist by {shortlist.dimensions} exclude each other: a search goes by short"
+            " vectors alone, or rescores what they find."
         )
     known = layout.shorter if contract is None else contract.vectors.shorter
     asked = dimensions if shortlist is None else shortlist.dimensions

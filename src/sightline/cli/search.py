@@ -24,7 +24,7 @@ _SNIPPET_LINES = 3
 @click.option("--instruction", metavar="NAME_OR_TEXT", help="What the question looks with. Default: the collection's own.")
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only such hits; also KEY>=NUMBER, KEY<NUMBER ...")
 @click.option("--dimensions", type=int, metavar="N", help="Search by the collection's shorter vectors of this length alone.")
-@click.option("--shortlist", metavar="N:COUNT", help="Find COUNT candidates by vectors of N dimensions, rescore by the main ones.")
+@click.option("--shortlist", metavar="N:COUNT", help="Find COUNT by vectors of N dimensions, rescore them by the main ones.")
 @click.option("--trust", is_flag=True, help="Fetch the model that the collection names, whatever it is.")
 @run_options
 @json_option("the hits")

@@ -395,6 +395,8 @@ class EdgeStore:
                 self._put_away(yielding=True)
                 opened = None
             opened = opened or self._load()
+            if opened.entry != entry and opened.entry.shard == entry.shard:  # its layout is another one by now
+                opened = self._opened = replace(opened, entry=entry)
             with self._engine():
                 yield opened
 

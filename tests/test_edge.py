@@ -80,8 +80,8 @@ class TestDirectory:
         """A collection of a later Sightline is not guessed at."""
         opened(f"edge:{tmp_path}").create(VectorLayout(4), {})
         manifest = json.loads((tmp_path / "sightline.json").read_text())
-        (tmp_path / "sightline.json").write_text(json.dumps(manifest | {"format": 2}))
-        with pytest.raises(StoreError, match="format 2; this Sightline reads format 1"):
+        (tmp_path / "sightline.json").write_text(json.dumps(manifest | {"format": 3}))
+        with pytest.raises(StoreError, match="format 3; this Sightline reads formats 1 to 2"):
             opened(f"edge:{tmp_path}").read_contract()
 
     @pytest.mark.parametrize(

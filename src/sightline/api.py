@@ -174,9 +174,12 @@ def index(
         if anew:
             if dimensions is None and inherited is not None:
                 kept = replace(kept, dimensions=inherited.vectors.dimensions, shorter=inherited.vectors.shorter)
-            if quantization is None and storage is None:
-                layout = store.layout()
-                kept = replace(kept, quantization=layout.quantization, storage=layout.storage)
+            layout = store.layout()
+            kept = replace(
+                kept,
+                quantization=layout.quantization if quantization is None else kept.quantization,
+                storage=layout.storage if storage is None else kept.storage,
+            )
             target, contract = _staged(store, embedder, settings, kept, corpus.scopes)
         elif known is None:
             target, contract = store, _create(store, embedder, settings, kept)

@@ -61,13 +61,15 @@ from sightline.stores.payload import (
     to_nested,
 )
 from sightline.stores.turns import Turn
-from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
+from sightline.types import Filter, FloatArray, Head, Hit, Point, Quantization, Record, Shortlist, VectorLayout
 
 # The GIL is held during each call: 256 points of 1,024 dimensions take 5 ms, which other threads hardly notice.
 _POINTS_PER_CALL = 256
 _RECORDS_PER_PAGE = 1000
 # Below this, searching without an index takes a few milliseconds, and building one takes longer than it will ever save.
 _OPTIMIZE_FROM = 100_000
+# The engine compresses to scalars when it builds the index, which it does from 10,000 kB of float32 on; to all else at once.
+_SCALAR_FROM = 10_000 * 1024 // 4
 _OPTIMIZE = "import sys; from sightline.stores.edge import build_index; build_index(*sys.argv[1:])"
 _INDEXED = {
     SOURCE_KEY: engine.PayloadSchemaType.Keyword,
@@ -178,6 +180,8 @@ class EdgeStore:
             done += len(records)
             if on_progress is not None:
                 on_progress(done)
+        if layout.quantization is not None:
+            self._build_index()  # the engine compresses a vector that is new to a segment only when it rewrites that
         return done
 
     def remove_dimension(self, dimensions: int) -> None:
@@ -458,10 +462,13 @@ class EdgeStore:
                 opened.turn.release(yielding=yielding)
 
     def _optimize(self) -> None:
-        """Build the search index where it pays; in a process of its own, because the engine holds the GIL all the while."""
+        """Build the search index where it pays."""
         # Who interrupted a run wants it to end now; the next one builds the index.
-        if not self._has_written or sys.exception() is not None or not self._is_large():
-            return
+        if self._has_written and sys.exception() is None and self._is_large():
+            self._build_index()
+
+    def _build_index(self) -> None:
+        """Rewrite the segments as the engine would have them; in another process, because it holds the GIL all the while."""
         shard = self._entry().shard
         self._put_away()
         # The child takes its own turn, so that the shard is known to be held even when this process is killed. It imports
@@ -477,7 +484,10 @@ class EdgeStore:
                 info = opened.shard.info()
         except SightlineError:  # gone or held by somebody: nothing to be built on the way out
             return False
-        return int(info.points_count) - int(info.indexed_vectors_count) > _OPTIMIZE_FROM
+        waiting = int(info.points_count) - int(info.indexed_vectors_count)
+        if self.layout().quantization == Quantization.SCALAR:
+            return waiting * self.layout().dimensions > _SCALAR_FROM
+        return waiting > _OPTIMIZE_FROM
 
     def _scroll(
         self, where: Any, fields: list[str] | bool, *, vectors: bool = False, page: int | None = None

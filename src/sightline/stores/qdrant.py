@@ -175,7 +175,7 @@ class QdrantStore:
         self._request("adding a vector", partial(add_vector, before.name, dimensions, layout))
         self._held = None
         done = 0
-        for records in self._pages(self._writable(), lacks_vector(dimensions), False, vectors=True):
+        for records in self._pages(self._writable(), lacks_vector(dimensions), [POINT_KEY], vectors=True):
             done += self._fill(before, dimensions, records)
             if on_progress is not None:
                 on_progress(done)

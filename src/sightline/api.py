@@ -287,6 +287,7 @@ class Collection:
         self._reading = reading
         self._resources = resources
         self._changing = threading.Lock()
+        self._lengths: tuple[int, ...] = () if contract is None else contract.vectors.lengths
 
     @property
     def url(self) -> str:
@@ -435,9 +436,10 @@ class Collection:
         if dimensions is None and shortlist is None:
             return self._reading, None
         short = read_shortlist(shortlist)
-        # As it is now: lengths are added and removed while a collection is open.
-        data = self._store.read_contract()
-        check_reading(None if data is None else Contract.from_json(data), self._store.layout(), dimensions, short, self.url)
+        asked = dimensions if short is None else short.dimensions
+        if asked not in self._lengths:  # it may have been added since the collection was opened
+            self._lengths = _whole_lengths(self._store)
+        check_reading(self._lengths, dimensions, short, self.url)
         return replace(self._reading, dimensions=dimensions or self._reading.dimensions), short
 
     @contextmanager
@@ -647,6 +649,12 @@ def _known_contract(store: Store) -> Contract | None:
     if store.exists():
         raise not_ours(store.url)
     return None
+
+
+def _whole_lengths(store: Store) -> tuple[int, ...]:
+    """The lengths of vectors that all points have, the main one first."""
+    data = store.read_contract()
+    return store.layout().lengths if data is None else Contract.from_json(data).vectors.lengths
 
 
 def _embedder(

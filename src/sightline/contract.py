@@ -65,6 +65,11 @@ class VectorPart:
     normalised: bool = True
     shorter: tuple[int, ...] = ()
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """All lengths, the main one first."""
+        return (self.dimensions, *self.shorter)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkPart:

@@ -64,8 +64,8 @@ def check_lengths(contract: Contract, given: Lengths, url: str) -> None:
     if lacking:
         quoted = shlex.quote(url)
         raise ContractMismatch(
-            f"{url} has {_listed(contract)} dimensions, and none of {lacking[0]}. Add them from what is stored, which embeds"
-            f" nothing: sightline dimensions add {lacking[0]} --in {quoted}"
+            f"{url} has vectors of {', '.join(map(str, contract.vectors.lengths))} dimensions, and none of {lacking[0]}. Add them"
+            f" from what is stored, which embeds nothing: sightline dimensions add {lacking[0]} --in {quoted}"
         )
 
 
@@ -83,26 +83,19 @@ def check_settings(
             )
 
 
-def check_reading(
-    contract: Contract | None, layout: VectorLayout, dimensions: int | None, shortlist: Shortlist | None, url: str
-) -> None:
-    """Raise DimensionError unless all points have the vectors that a search asks for."""
+def check_reading(lengths: Sequence[int], dimensions: int | None, shortlist: Shortlist | None, url: str) -> None:
+    """Raise DimensionError unless a search asks for one of the lengths that all points have, the main one first."""
     if dimensions is not None and shortlist is not None:
         raise UsageError(
             f"dimensions={dimensions} and a shortlist by {shortlist.dimensions} exclude each other: a search goes by short"
             " vectors alone, or rescores what they find."
         )
-    known = layout.shorter if contract is None else contract.vectors.shorter
     asked = dimensions if shortlist is None else shortlist.dimensions
-    if asked is None or asked in known or (shortlist is None and asked == layout.dimensions):
+    if asked is None or asked in (lengths if shortlist is None else lengths[1:]):
         return
-    lengths = ", ".join(map(str, (layout.dimensions, *known)))
-    hint = f" Add it with: sightline dimensions add {asked} --in {shlex.quote(url)}" if 0 < asked < layout.dimensions else ""
-    raise DimensionError(f"{url} can't be searched by {asked} dimensions; its points have {lengths}.{hint}")
-
-
-def _listed(contract: Contract) -> str:
-    return ", ".join(map(str, (contract.vectors.dimensions, *contract.vectors.shorter)))
+    hint = f" Add it with: sightline dimensions add {asked} --in {shlex.quote(url)}" if 0 < asked < lengths[0] else ""
+    what = "searched" if shortlist is None else "shortlisted"
+    raise DimensionError(f"{url} can't be {what} by {asked} dimensions; its points have {', '.join(map(str, lengths))}.{hint}")
 
 
 def _named(kinds: type[_Kind], given: str, what: str) -> _Kind:

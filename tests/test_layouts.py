@@ -262,6 +262,8 @@ def test_a_quantisation_is_applied_by_the_engine(kind: Quantization, tmp_path: P
     api.add_dimension(url, 32)
     found = api.inspect(url)
     assert (found.quantization, found.shorter) == (kind, (32, 16))
+    [config] = tmp_path.rglob("edge_config.json")
+    assert [one["memory"] for one in json.loads(config.read_text())["vectors"].values()] == ["cold"] * 3
     storages = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.rglob("quantized.config.json")}
     assert set(storages) == {"vector_storage", "vector_storage-16", "vector_storage-32"}
     family = "turbo" if kind.startswith("turbo") else kind

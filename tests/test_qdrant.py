@@ -30,7 +30,7 @@ from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreU
 from sightline.stores import open_store, qdrant, qdrant_directory, qdrant_server, retries
 from sightline.stores.filters import matches, parse_filter
 from sightline.testing import StoreConformance
-from sightline.types import Head, Point, VectorLayout
+from sightline.types import Head, Point, Quantization, Shortlist, VectorLayout, VectorStorage
 
 CONTRACT = {"format": 1, "model": "hash"}
 DIMENSIONS = 8
@@ -833,3 +833,61 @@ def test_acknowledged_points_survive_a_kill(tmp_path: Path):
     assert opened.sources()["docs/a.md"] == 20
     opened.upsert(make_points(5, "docs/b.md"), make_vectors(5))
     opened.close()
+
+
+# Several lengths and quantisation
+
+
+def test_a_shortlist_is_one_request(server: RunningServer, store: qdrant.QdrantStore):
+    """Candidates and rescoring travel together; nothing is said of quantisation where there is none."""
+    store.create(VectorLayout(DIMENSIONS, (4,)), CONTRACT)
+    store.upsert(make_points(20), make_vectors(20))
+    before = server.faults.calls["Query"]
+    store.search(make_vectors(1)[0], limit=3, shortlist=Shortlist(4, 10))
+    [request] = server.stand_in.queries
+    assert server.faults.calls["Query"] - before == 1
+    assert (request.limit, request.using, request.HasField("params")) == (3, "", False)
+    assert [(one.using, one.limit, len(one.query.nearest.dense.data)) for one in request.prefetch] == [("4", 10, 4)]
+
+
+@pytest.mark.parametrize("kind", Quantization)
+def test_a_quantised_search_asks_for_the_vectors_themselves(kind: Quantization, server: RunningServer, store: qdrant.QdrantStore):
+    """The last word is the original vectors': rescored by default, and in the second step of a shortlist nothing else."""
+    store.create(VectorLayout(DIMENSIONS, (4,), kind), CONTRACT)
+    assert store.layout().quantization == kind
+    store.upsert(make_points(20), make_vectors(20))
+    store.search(make_vectors(1)[0], limit=3)
+    store.search(make_vectors(1)[0], limit=3, shortlist=Shortlist(4, 10))
+    alone, two_steps = (one.params.quantization for one in server.stand_in.queries)
+    assert (alone.rescore, alone.oversampling >= 2, two_steps.ignore) == (True, True, True)
+    first = server.stand_in.queries[1].prefetch[0].params.quantization
+    assert (first.HasField("rescore"), first.rescore) == (True, False)
+
+
+def test_a_server_that_is_too_old_to_add_a_length_says_so():
+    """1.18 came with it."""
+    running = RunningServer(version="1.17.0")
+    store = open_store(running.url())
+    try:
+        store.create(VectorLayout(DIMENSIONS), CONTRACT)
+        with pytest.raises(StoreError, match=r"too old.*1\.18"):
+            store.add_dimension(4)
+    finally:
+        store.close()
+        running.stop()
+
+
+def test_an_addition_whose_answer_was_lost_is_made_once(server: RunningServer, store: qdrant.QdrantStore, patient: list[float]):
+    """The same request again changes nothing."""
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
+    store.upsert(make_points(20), make_vectors(20))
+    server.faults.losing += ["CreateVectorName", "UpdateVectors"]
+    assert store.add_dimension(4) == 20
+    assert len(store.search(make_vectors(1)[0, :4], limit=20)) == 20
+
+
+def test_local_mode_refuses_what_it_would_ignore(local: qdrant.QdrantStore):
+    """It takes such settings and searches float32 all the same."""
+    for layout in (VectorLayout(DIMENSIONS, (), Quantization.SCALAR), VectorLayout(DIMENSIONS, storage=VectorStorage.FLOAT16)):
+        with pytest.raises(StoreError, match="edge:DIR and a server"):
+            local.create(layout, CONTRACT)

@@ -545,15 +545,23 @@ def build_index(url: str, directory: str, shard: str) -> None:
     Raises:
         StoreLocked: somebody else has the shard open and doesn't give way.
     """
-    turn = EdgeDirectory(url, Path(directory)).turn(shard, threading.RLock(), lambda: None)
+    known = EdgeDirectory(url, Path(directory))
+    turn = known.turn(shard, threading.RLock(), lambda: None)
     turn.take()
     try:
-        opened = engine.EdgeShard.load(str(Path(directory, shard)))
+        opened = engine.EdgeShard.load(str(Path(directory, shard)), _config_of(shard, known.manifest()))
         opened.optimize()
         opened.flush()
         opened.close()
     finally:
         turn.release()
+
+
+def _config_of(shard: str, manifest: Manifest | None) -> Any:
+    """The settings of a quantised shard, which a length that was added to it lacks; None leaves a shard as it is."""
+    entries = [] if manifest is None else [manifest.current, manifest.staging]
+    layout = next((entry.layout for entry in entries if entry is not None and entry.shard == shard), None)
+    return None if layout is None or layout.quantization is None else shard_config(layout)
 
 
 def _new_shard(layout: VectorLayout, path: str) -> Any:

@@ -65,7 +65,9 @@ def _name(length: int, layout: VectorLayout) -> str:
 
 def _vector_params(length: int, layout: VectorLayout) -> Any:
     datatype = None if layout.storage == VectorStorage.FLOAT32 else _DATATYPES[layout.storage]
-    return engine.EdgeVectorParams(size=length, distance=engine.Distance.Cosine, datatype=datatype)
+    # The compressed copies stay in memory, so the vectors themselves needn't: only the few that rescore a search are read.
+    memory = None if layout.quantization is None else engine.Memory.Cold
+    return engine.EdgeVectorParams(size=length, distance=engine.Distance.Cosine, datatype=datatype, memory=memory)
 
 
 def _quantization(kind: Quantization | None) -> Any:

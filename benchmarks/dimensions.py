@@ -1,4 +1,4 @@
-"""Case 12: what shorter vectors, shortlists, quantisation and float16 cost in recall, and what they save, on Qdrant Edge.
+"""What shorter vectors, shortlists, quantisation and float16 cost in recall, and what they save, on Qdrant Edge.
 
 50,000 real texts by the packaged MiniLM; truth is an exact search of the whole vectors. Each collection is measured twice: as it
 is written, which is how Sightline leaves one of this size, and with its search index built.
@@ -7,6 +7,7 @@ is written, which is how Sightline leaves one of this size, and with its search 
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -157,8 +158,6 @@ def _url(folder: Path) -> str:
 
 def _forget(folder: Path) -> None:
     """Ask the system to keep nothing of these files in memory."""
-    import os
-
     os.sync()
     for path in folder.rglob("*"):
         if path.is_file():

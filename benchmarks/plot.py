@@ -1,4 +1,4 @@
-"""A picture of a result of the engine case: `python -m benchmarks.plot RESULT.json [PICTURE.svg]`."""
+"""A picture of a result of the cases engine or dimensions: `python -m benchmarks.plot RESULT.json [PICTURE.svg]`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def main() -> None:
         raise SystemExit("usage: python -m benchmarks.plot RESULT.json [PICTURE.svg or .png]")
     result = Path(sys.argv[1])
     facts = json.loads(result.read_text())
-    if "engine" not in facts:
-        raise SystemExit(f"{result} is a result of the case {facts.get('case', '?')}; only those of the case engine are drawn.")
+    drawn = {"engine": draw, "dimensions": draw_dimensions}.get(facts.get("case", "engine"))
+    if drawn is None:
+        raise SystemExit(f"{result} is a result of the case {facts['case']}; only those of engine and dimensions are drawn.")
     picture = Path(sys.argv[2]) if len(sys.argv) == 3 else _FOLDER / f"{result.stem}.svg"
     picture.parent.mkdir(parents=True, exist_ok=True)
-    draw(facts, picture)
+    drawn(facts, picture)
     print(picture)
 
 
@@ -51,6 +52,35 @@ def draw(facts: Mapping[str, Any], picture: Path) -> None:
     figure.supxlabel(
         f"{machine['cpu']}, {machine['cores']} cores, {facts['date'][:10]}, commit {facts['commit']}; "
         f"rounds: {facts['settings']['rounds']}, bars are medians and lines the range",
+        fontsize="x-small",
+    )
+    figure.savefig(picture, dpi=150)
+    pyplot.close(figure)
+
+
+def draw_dimensions(facts: Mapping[str, Any], picture: Path) -> None:
+    """Recall beside memory, and beside the time of one search: a point for each collection and way of searching it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
+    for panel, (key, label) in zip(panels, (("memory_mb", "MB in memory"), ("p50_ms", "median ms of a search")), strict=True):
+        for name, figures in facts["dimensions"]["tried"].items():
+            for search in figures["indexed"]["searches"]:
+                is_whole = search["shortlist"] is None and name.startswith("384")
+                panel.plot(search[key], search["recall"], "o", color=_OURS if is_whole else _PEER)
+                text = f"{name}, {search['shortlist']}" if search["shortlist"] else name
+                place = (search[key], search["recall"])
+                panel.annotate(text, place, xytext=(4, 3), textcoords="offset points", fontsize="xx-small")
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("recall@10 of an exact search of 384 dimensions")
+    found, machine = facts["dimensions"], facts["machine"]
+    figure.supxlabel(
+        f"{found['texts']:,} texts by MiniLM on Qdrant Edge, with its search index; {machine['cpu']}, {machine['cores']} cores, "
+        f"{facts['date'][:10]}, commit {facts['commit']}",
         fontsize="x-small",
     )
     figure.savefig(picture, dpi=150)

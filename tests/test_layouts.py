@@ -218,6 +218,33 @@ def test_adding_to_another_programs_collection_says_to_adopt_it(tmp_path: Path) 
         api.add_dimension(url.replace("handbook", "theirs"), 4)
 
 
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_another_programs_short_vectors_are_adopted_if_they_are_cut(is_cut: bool, tmp_path: Path) -> None:
+    """Under a name that is a length Sightline writes the beginning of the main vector, so nothing else may stand there."""
+    from qdrant_client import QdrantClient, models
+
+    made(f"qdrant:{tmp_path}/kb/handbook", 64)  # a directory of ours, where theirs lies too
+    rows = HashEmbedder().embed_documents([one.text for one in DOCUMENTS])
+    short = cut(rows if is_cut else rows[:, ::-1], 16)
+    client = QdrantClient(path=str(tmp_path / "kb"))
+    kept = {"": models.VectorParams(size=64, distance="Cosine"), "16": models.VectorParams(size=16, distance="Cosine")}
+    client.create_collection("theirs", kept)
+    client.upsert("theirs", [
+        models.PointStruct(id=row, vector={"": rows[row].tolist(), "16": short[row].tolist()}, payload={"text": one.text})
+        for row, one in enumerate(DOCUMENTS)
+    ])  # fmt: skip
+    client.close()
+    url = f"qdrant:{tmp_path}/kb/theirs"
+    if not is_cut:
+        with pytest.raises(ContractMismatch, match="aren't its main ones, cut to 16"):
+            api.adopt(url, model=HashEmbedder())
+        return
+    api.adopt(url, model=HashEmbedder())
+    assert api.inspect(url).unfinished_dimensions == (16,)
+    assert api.add_dimension(url, 16) == 0
+    assert api.inspect(url).shorter == (16,)
+
+
 KILLED = """
 import os, signal, sys
 from sightline import api

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "contract": {"types", "errors", "protocols"},
     "metadata": {"types", "errors"},
     "cutting": {"types", "errors"},
-    "adoption": {"types", "errors", "protocols", "contract"},
+    "adoption": {"types", "errors", "protocols", "contract", "cutting"},
     "layouts": {"types", "errors", "protocols", "contract"},
     "inspection": {"types", "errors", "protocols", "contract"},
     "embedding": FOUNDATION,

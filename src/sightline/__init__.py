@@ -10,10 +10,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sightline.api import Collection, Inspection, JsonlFields, adopt, index, inspect, open_collection, remove
+    from sightline.api import (
+        Collection,
+        Inspection,
+        JsonlFields,
+        add_dimension,
+        adopt,
+        index,
+        inspect,
+        open_collection,
+        remove,
+        remove_dimension,
+    )
     from sightline.embedding.engine import EmbeddingEngine
     from sightline.embedding.shared import open_embedder
-    from sightline.types import Document, Instruction, TokenizedText
+    from sightline.types import Document, Instruction, Quantization, Shortlist, TokenizedText, VectorStorage
 
 __all__ = [
     "Collection",
@@ -22,14 +33,19 @@ __all__ = [
     "Inspection",
     "Instruction",
     "JsonlFields",
+    "Quantization",
+    "Shortlist",
     "TokenizedText",
+    "VectorStorage",
     "__version__",
+    "add_dimension",
     "adopt",
     "index",
     "inspect",
     "open_collection",
     "open_embedder",
     "remove",
+    "remove_dimension",
 ]
 
 _HOMES = {
@@ -39,13 +55,18 @@ _HOMES = {
     "Inspection": "sightline.api",
     "Instruction": "sightline.types",
     "JsonlFields": "sightline.api",
+    "Quantization": "sightline.types",
+    "Shortlist": "sightline.types",
     "TokenizedText": "sightline.types",
+    "VectorStorage": "sightline.types",
+    "add_dimension": "sightline.api",
     "adopt": "sightline.api",
     "index": "sightline.api",
     "inspect": "sightline.api",
     "open_collection": "sightline.api",
     "open_embedder": "sightline.embedding.shared",
     "remove": "sightline.api",
+    "remove_dimension": "sightline.api",
 }
 
 

@@ -92,7 +92,9 @@ class QdrantStore:
         self.url = url
         # Local mode takes such settings, and searches and keeps float32 all the same.
         compact = database.is_server
-        self.capabilities = StoreCapabilities(True, several_dimensions=True, quantization=compact, float16=compact)
+        self.capabilities = StoreCapabilities(
+            persistent=True, several_dimensions=True, quantization=compact, float16=compact
+        )  # fmt: skip
         self._database = database
         self._name = name
         self._names = Names(url, database, name)

@@ -56,9 +56,9 @@ def _check_shorter(store: Store, vectors: FloatArray) -> None:
         best = [max((hit.score for hit in store.search(row, limit=1)), default=1.0) for row in short]
         if not min(best) >= PROBE_COSINE:
             raise ContractMismatch(
-                f"{store.url} can't be adopted: its vectors {str(length)!r} aren't its main ones, cut to {length} and of unit norm "
-                f"again (cosine {min(best):.3f}), and that is what Sightline would write under this name. Index the documents into "
-                "a new collection: sightline index PATH --into OTHER_URL"
+                f"{store.url} can't be adopted: its vectors {str(length)!r} aren't its main ones, cut to {length} and of unit "
+                f"norm again (cosine {min(best):.3f}), which Sightline would write under this name. Index the documents into a new "
+                "collection: sightline index PATH --into OTHER_URL"
             )
 
 

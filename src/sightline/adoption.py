@@ -57,8 +57,8 @@ def _check_shorter(store: Store, vectors: FloatArray) -> None:
         if not min(best) >= PROBE_COSINE:
             raise ContractMismatch(
                 f"{store.url} can't be adopted: its vectors {str(length)!r} aren't its main ones, cut to {length} and of unit "
-                f"norm again (cosine {min(best):.3f}), which Sightline would write under this name. Index the documents into a new "
-                "collection: sightline index PATH --into OTHER_URL"
+                f"norm again (cosine {min(best):.3f}), which Sightline would write under this name. Index the documents into a "
+                "new collection: sightline index PATH --into OTHER_URL"
             )
 
 

@@ -46,7 +46,7 @@ def made(url: str, dimensions: Any = (64, 16), **more: Any) -> str:
 def test_the_longest_length_is_the_main_one() -> None:
     """In whatever order they come."""
     assert read_lengths([64, 256, 128]) == (256, (128, 64))
-    assert read_lengths(256) == (256, ())
+    assert read_lengths(256) == read_lengths(np.int64(256)) == (256, ())
     assert read_lengths(None) == (None, ())
 
 
@@ -204,6 +204,25 @@ def test_a_length_is_removed(url: str) -> None:
             opened.search("moonlight", dimensions=16)
     with pytest.raises(DimensionError, match="none"):
         api.remove_dimension(url, 16)
+
+
+def test_a_named_main_vector_takes_no_shorter_ones(tmp_path: Path, opened: Callable[[str], Any]) -> None:
+    """With two names nobody could tell which is the main one."""
+    from qdrant_client import QdrantClient, models
+
+    made(f"qdrant:{tmp_path}/kb/handbook", 64)
+    rows = HashEmbedder().embed_documents([one.text for one in DOCUMENTS])
+    client = QdrantClient(path=str(tmp_path / "kb"))
+    client.create_collection("theirs", {"dense": models.VectorParams(size=64, distance="Cosine")})
+    client.upsert("theirs", [
+        models.PointStruct(id=row, vector={"dense": rows[row].tolist()}, payload={"text": one.text})
+        for row, one in enumerate(DOCUMENTS)
+    ])  # fmt: skip
+    client.close()
+    api.adopt(url := f"qdrant:{tmp_path}/kb/theirs", model=HashEmbedder())
+    with pytest.raises(StoreError, match="has a name"):
+        api.add_dimension(url, 16)
+    assert opened(url).layout() == VectorLayout(64)
 
 
 def test_adding_to_another_programs_collection_says_to_adopt_it(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def index(
         else:
             verify(known, embedder, into, dimensions=insisted)
             check_lengths(known, dimensions, into)
-            check_settings(store.layout(), quantization, storage, into)
+            _check_settings(store, quantization, storage)
             target, contract = store, _with_settings(store, known, settings)
         indexer = Indexer(target, embedder, settings, dimensions=contract.vectors.dimensions, on_progress=on_progress)
         # What an interrupted rebuild holds beyond this corpus was never live: it goes without a question.
@@ -243,7 +243,7 @@ def open_collection(
             _create(store, embedder, default_settings(embedder), kept)
             store.release()
         else:
-            check_settings(store.layout(), quantization, storage, url)
+            _check_settings(store, quantization, storage)
         data = store.read_contract()
         contract = None if data is None else Contract.from_json(data)
         if contract is None and model is None:
@@ -731,6 +731,12 @@ def _chunk_settings(
 
 def _chunk_part(settings: ChunkSettings) -> ChunkPart:
     return ChunkPart(settings.label(), settings.max_tokens, settings.overlap_tokens)
+
+
+def _check_settings(store: Store, quantization: Quantization | str | None, storage: VectorStorage | str | None) -> None:
+    """Raise UsageError where an existing collection has other settings than are asked for, if any are."""
+    if quantization is not None or storage is not None:
+        check_settings(store.layout(), quantization, storage, store.url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from enum import StrEnum
+from numbers import Integral
 from typing import TypeAlias, TypeVar
 
 from sightline.contract import Contract
@@ -26,10 +27,10 @@ def read_lengths(given: Lengths) -> tuple[int | None, tuple[int, ...]]:
     if given is None:
         return None, ()
     lengths = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    wrong = [one for one in lengths if isinstance(one, bool) or not isinstance(one, int) or one < 1]
+    wrong = [one for one in lengths if isinstance(one, bool) or not isinstance(one, Integral) or one < 1]
     if wrong or not lengths or len(set(lengths)) != len(lengths):
         raise DimensionError(f"dimensions={given!r} names no lengths: give one, or several that differ, e.g. [1024, 256].")
-    main, *shorter = sorted(lengths, reverse=True)
+    main, *shorter = sorted(map(int, lengths), reverse=True)
     return main, tuple(shorter)
 
 
@@ -73,9 +74,12 @@ def check_settings(
     layout: VectorLayout, quantization: Quantization | str | None, storage: VectorStorage | str | None, url: str
 ) -> None:
     """Raise UsageError where another quantisation or number format is asked for than an existing collection has."""
-    wanted = [("quantization", read_quantization(quantization), layout.quantization)] if quantization is not None else []
-    wanted_storage = [("storage", read_storage(storage), layout.storage)] if storage is not None else []
-    for name, asked, has in (*wanted, *wanted_storage):
+    wanted: list[tuple[str, StrEnum | None, StrEnum | None]] = []
+    if quantization is not None:
+        wanted.append(("quantization", read_quantization(quantization), layout.quantization))
+    if storage is not None:
+        wanted.append(("storage", read_storage(storage), layout.storage))
+    for name, asked, has in wanted:
         if asked != has:
             raise UsageError(
                 f"{url} was made with {name} {has or 'none'}, not {asked}, and keeps it. Leave --{name} out, or make the "

@@ -173,6 +173,11 @@ class QdrantStore:
         """Keep one more shorter length; servers can from version 1.18 on."""
         before = self._writable()
         layout = checked_addition(dimensions, before.vectors, self.capabilities, self.url)
+        if before.vector_name or not before.is_cosine:
+            raise StoreError(
+                f"{self.url} was made by another program, with a main vector that has a name or is compared otherwise than by cosine,"
+                " so no shorter ones can stand beside it. Index into a new collection: sightline index PATH --into OTHER_URL"
+            )
         self._database.check()
         self._request("adding a vector", partial(add_vector, before.name, dimensions, layout))
         self._held = None

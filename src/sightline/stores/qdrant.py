@@ -175,7 +175,7 @@ class QdrantStore:
         layout = checked_addition(dimensions, before.vectors, self.capabilities, self.url)
         if before.vector_name or not before.is_cosine:
             raise StoreError(
-                f"{self.url} was made by another program, with a main vector that has a name or is compared otherwise than by cosine,"
+                f"{self.url} was made by another program, with a main vector that has a name or isn't compared by cosine,"
                 " so no shorter ones can stand beside it. Index into a new collection: sightline index PATH --into OTHER_URL"
             )
         self._database.check()

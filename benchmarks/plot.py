@@ -70,10 +70,10 @@ def draw_dimensions(facts: Mapping[str, Any], picture: Path) -> None:
         for name, figures in facts["dimensions"]["tried"].items():
             for search in figures["indexed"]["searches"]:
                 is_whole = search["shortlist"] is None and name.startswith("384")
-                panel.plot(search[key], search["recall"], "o", color=_OURS if is_whole else _PEER)
+                value = (search | figures["indexed"])[key]
+                panel.plot(value, search["recall"], "o", color=_OURS if is_whole else _PEER)
                 text = f"{name}, {search['shortlist']}" if search["shortlist"] else name
-                place = (search[key], search["recall"])
-                panel.annotate(text, place, xytext=(4, 3), textcoords="offset points", fontsize="xx-small")
+                panel.annotate(text, (value, search["recall"]), xytext=(4, 3), textcoords="offset points", fontsize="xx-small")
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("recall@10 of an exact search of 384 dimensions")

@@ -114,7 +114,7 @@ def index(settings: Figures) -> Figures:
 
 
 def search(settings: Figures) -> Figures:
-    """A side: recall, latency, and how the process grew by opening the collection and one question, from files nobody has read yet.
+    """A side: recall, latency, and how a process grows that opens the collection and asks one question, from files not yet read.
 
     More questions would read more and more of the vectors that rescore them, which the system may forget again.
     """

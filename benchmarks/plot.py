@@ -59,27 +59,32 @@ def draw(facts: Mapping[str, Any], picture: Path) -> None:
 
 
 def draw_dimensions(facts: Mapping[str, Any], picture: Path) -> None:
-    """Recall beside memory, and beside the time of one search: a point for each collection and way of searching it."""
+    """A row for each collection and way of searching it, and panels of recall, memory, disk and time, with the search index."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
-    for panel, (key, label) in zip(panels, (("memory_mb", "MB in memory"), ("p50_ms", "median ms of a search")), strict=True):
-        for name, figures in facts["dimensions"]["tried"].items():
-            for search in figures["indexed"]["searches"]:
-                is_whole = search["shortlist"] is None and name.startswith("384")
-                value = (search | figures["indexed"])[key]
-                panel.plot(value, search["recall"], "o", color=_OURS if is_whole else _PEER)
-                text = f"{name}, {search['shortlist']}" if search["shortlist"] else name
-                panel.annotate(text, (value, search["recall"]), xytext=(4, 3), textcoords="offset points", fontsize="xx-small")
-        panel.set_xlabel(label)
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("recall@10 of an exact search of 384 dimensions")
+    rows = [
+        (f"{name}, {search['shortlist']}" if search["shortlist"] else name, search | figures["indexed"])
+        for name, figures in facts["dimensions"]["tried"].items()
+        for search in figures["indexed"]["searches"]
+    ]
+    figure, panels = pyplot.subplots(1, 4, figsize=(13, 1.2 + 0.27 * len(rows)), sharey=True, layout="constrained")
+    shown = {"recall": ("recall@10", "{:.3f}"), "memory_mb": ("MB in memory", "{:.0f}"), "disk_mb": ("MB on disk", "{:.0f}"),
+             "p50_ms": ("median ms of a search", "{:.1f}")}  # fmt: skip
+    for panel, (key, (title, form)) in zip(panels, shown.items(), strict=True):
+        bars = panel.barh(range(len(rows)), [row[key] for _, row in rows], color=_OURS)
+        panel.bar_label(bars, [form.format(row[key]) for _, row in rows], padding=2, fontsize="x-small")
+        panel.set_title(title, fontsize="small")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(axis="x", labelsize="x-small")
+        panel.margins(x=0.18)
+    panels[0].set_yticks(range(len(rows)), [label for label, _ in rows], fontsize="small")
+    panels[0].invert_yaxis()
     found, machine = facts["dimensions"], facts["machine"]
     figure.supxlabel(
-        f"{found['texts']:,} texts by MiniLM on Qdrant Edge, with its search index; {machine['cpu']}, {machine['cores']} cores, "
+        f"{found['texts']:,} texts by MiniLM on Qdrant Edge, with its index; {machine['cpu']}, {machine['cores']} core(s), "
         f"{facts['date'][:10]}, commit {facts['commit']}",
         fontsize="x-small",
     )

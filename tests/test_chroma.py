@@ -253,7 +253,7 @@ class TestForeignCollections:
         """Nothing says how long its vectors are, so it can't be adopted either."""
         client.create_collection("theirs", embedding_function=None)
         store = opened(f"chroma:{tmp_path}/theirs")
-        for operation in (store.dimensions, lambda: store.write_contract({})):
+        for operation in (store.layout, lambda: store.write_contract({})):
             with pytest.raises(StoreError, match="empty"):
                 operation()
 

@@ -248,7 +248,7 @@ def test_a_store_directory_of_another_format_is_exit_code_4(
     for arguments in (("index", folder, "--into"), ("search", "x", "--in"), ("inspect",)):
         result = command(*arguments, f"edge:{copy}")
         assert result.code == 4
-        assert "has format 99; this Sightline reads format 1" in result.err
+        assert "has format 99; this Sightline reads formats 1 to 2" in result.err
 
 
 def test_another_model_is_refused_before_any_document(

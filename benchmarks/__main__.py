@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    dimensions,
     engine,
     growth,
     indexing,
@@ -42,6 +43,7 @@ _TITLES = {
     "updates": "What a change costs",
     "growth": "Growth",
     "questions": "Questions at once",
+    "dimensions": "Dimensions and quantisation",
 }
 _DEFAULT_CASES = ("engine", "startup", "indexing")
 _QUICK_MIXES = ("queries", "chunks", "one")
@@ -77,6 +79,7 @@ def _measure(
         "volume": lambda: volume.measure(work, options.sizes, _say),
         "growth": lambda: growth.measure(work, _say),
         "questions": lambda: questions.measure(dtype, rounds, _say),
+        "dimensions": lambda: dimensions.measure(work, _say),
     }
     if corpus is not None:
         runs["indexing"] = lambda: indexing.measure(corpus, work, dtype, rounds, _say)

@@ -100,9 +100,9 @@ def open_tokenizer(folder: str | Path) -> Tokenizer:
 
 def open_source(languages: Sequence[str]) -> Source:
     """The shared test data where there is any, else the shipped examples."""
-    data = Path(os.environ.get("SIGHTLINE_TEST_DATA", ROOT.parent / "shared" / "data"))
-    documents = [*_knowledge_base(data / "kb-small", languages), *_pages(data / "tldr" / "tldr-pages.tar.gz", languages)]
-    sentences = [*_questions(data / "xquad", languages), *_sentences(data / "tatoeba", languages)]
+    data = test_data()
+    documents = documents_of(data, languages)
+    sentences = [*questions(data, languages), *_sentences(data / "tatoeba", languages)]
     name = f"shared test data ({', '.join(languages)})"
     if not documents:
         name = "examples/knowledge_base (shipped, small)"
@@ -113,6 +113,26 @@ def open_source(languages: Sequence[str]) -> Source:
     random.Random(_SEED).shuffle(sentences)
     longest = LONG[-1] * _CHARACTERS_PER_TOKEN
     return Source(name, _at_least("\n".join(sentences), 20_000), _at_least("\n\n".join(documents), 2 * longest))
+
+
+def test_data() -> Path:
+    """Where the shared test data lies, if there is any."""
+    return Path(os.environ.get("SIGHTLINE_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+
+def documents_of(data: Path, languages: Sequence[str], pages: int = 2_000) -> list[str]:
+    """Whole documents of the test data, with about so many of its short pages."""
+    return [*_knowledge_base(data / "kb-small", languages), *_pages(data / "tldr" / "tldr-pages.tar.gz", languages, pages)]
+
+
+def questions(data: Path, languages: Sequence[str]) -> Iterator[str]:
+    """Questions of the test data."""
+    yield from _texts_of(data / "xquad", languages, "queries.jsonl")
+
+
+def passages(data: Path, languages: Sequence[str]) -> Iterator[str]:
+    """The passages that answer those questions."""
+    yield from _texts_of(data / "xquad", languages, "corpus.jsonl")
 
 
 def _draw(tokens: int, tokenizer: Tokenizer, stream: str, chooser: random.Random) -> str:
@@ -167,9 +187,9 @@ def _pages(path: Path, languages: Sequence[str], most: int = 2_000) -> Iterator[
                 yield archive.extractfile(member).read().decode()  # type: ignore[union-attr]
 
 
-def _questions(folder: Path, languages: Sequence[str]) -> Iterator[str]:
+def _texts_of(folder: Path, languages: Sequence[str], name: str) -> Iterator[str]:
     for language in languages:
-        path = folder / language / "queries.jsonl"
+        path = folder / language / name
         if path.is_file():
             yield from (json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines())
 

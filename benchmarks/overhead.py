@@ -57,7 +57,7 @@ def stages(settings: Figures) -> Figures:
     from sightline.indexing.plan import plan_document
     from sightline.indexing.reading import read_documents
     from sightline.stores import open_store
-    from sightline.types import Document, Role
+    from sightline.types import Document, Role, VectorLayout
 
     figures: Figures = {}
 
@@ -91,7 +91,7 @@ def stages(settings: Figures) -> Figures:
                 engine.tokenize(texts[start : start + 512], role=Role.DOCUMENT)
         rows = {text: vector for text, vector in zip(texts, engine.embed_documents(texts), strict=True)}
         store = open_store(settings["into"])
-        store.create(engine.dimensions, {})
+        store.create(VectorLayout(engine.dimensions), {})
         with stage("look texts up"):
             for start in range(0, len(texts), 512):
                 store.vectors_of(texts[start : start + 512])

@@ -1,4 +1,4 @@
-"""A picture of a result of the engine case: `python -m benchmarks.plot RESULT.json [PICTURE.svg]`."""
+"""A picture of a result of the cases engine or dimensions: `python -m benchmarks.plot RESULT.json [PICTURE.svg]`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def main() -> None:
         raise SystemExit("usage: python -m benchmarks.plot RESULT.json [PICTURE.svg or .png]")
     result = Path(sys.argv[1])
     facts = json.loads(result.read_text())
-    if "engine" not in facts:
-        raise SystemExit(f"{result} is a result of the case {facts.get('case', '?')}; only those of the case engine are drawn.")
+    drawn = {"engine": draw, "dimensions": draw_dimensions}.get(facts.get("case", "engine"))
+    if drawn is None:
+        raise SystemExit(f"{result} is a result of the case {facts['case']}; only those of engine and dimensions are drawn.")
     picture = Path(sys.argv[2]) if len(sys.argv) == 3 else _FOLDER / f"{result.stem}.svg"
     picture.parent.mkdir(parents=True, exist_ok=True)
-    draw(facts, picture)
+    drawn(facts, picture)
     print(picture)
 
 
@@ -51,6 +52,40 @@ def draw(facts: Mapping[str, Any], picture: Path) -> None:
     figure.supxlabel(
         f"{machine['cpu']}, {machine['cores']} cores, {facts['date'][:10]}, commit {facts['commit']}; "
         f"rounds: {facts['settings']['rounds']}, bars are medians and lines the range",
+        fontsize="x-small",
+    )
+    figure.savefig(picture, dpi=150)
+    pyplot.close(figure)
+
+
+def draw_dimensions(facts: Mapping[str, Any], picture: Path) -> None:
+    """A row for each collection and way of searching it, and panels of recall, memory, disk and time, with the search index."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [
+        (f"{name}, {search['shortlist']}" if search["shortlist"] else name, search | figures["indexed"])
+        for name, figures in facts["dimensions"]["tried"].items()
+        for search in figures["indexed"]["searches"]
+    ]
+    figure, panels = pyplot.subplots(1, 4, figsize=(13, 1.2 + 0.27 * len(rows)), sharey=True, layout="constrained")
+    shown = {"recall": ("recall@10", "{:.3f}"), "memory_mb": ("MB in memory", "{:.0f}"), "disk_mb": ("MB on disk", "{:.0f}"),
+             "p50_ms": ("median ms of a search", "{:.1f}")}  # fmt: skip
+    for panel, (key, (title, form)) in zip(panels, shown.items(), strict=True):
+        bars = panel.barh(range(len(rows)), [row[key] for _, row in rows], color=_OURS)
+        panel.bar_label(bars, [form.format(row[key]) for _, row in rows], padding=2, fontsize="x-small")
+        panel.set_title(title, fontsize="small")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(axis="x", labelsize="x-small")
+        panel.margins(x=0.18)
+    panels[0].set_yticks(range(len(rows)), [label for label, _ in rows], fontsize="small")
+    panels[0].invert_yaxis()
+    found, machine = facts["dimensions"], facts["machine"]
+    figure.supxlabel(
+        f"{found['texts']:,} texts by MiniLM on Qdrant Edge, with its index; {machine['cpu']}, {machine['cores']} core(s), "
+        f"{facts['date'][:10]}, commit {facts['commit']}",
         fontsize="x-small",
     )
     figure.savefig(picture, dpi=150)

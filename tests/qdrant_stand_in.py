@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as proto
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
@@ -44,6 +44,11 @@ class Faults(grpc.ServerInterceptor):
         return continuation(details)
 
 
+def _prefetch(message: Any) -> models.Prefetch:
+    """A first step as local mode takes it, which ignores compressed vectors and says so."""
+    return GrpcToRest.convert_prefetch_query(message).model_copy(update={"params": None})
+
+
 def _losing(handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
     def answer(request: Any, context: grpc.ServicerContext) -> None:
         handler.unary_unary(request, context)
@@ -64,6 +69,8 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
         self.version = version
         self.lock = threading.Lock()
         self.thresholds: dict[str, int] = {}
+        self.quantized: dict[str, Any] = {}  # local mode forgets it
+        self.queries: list[Any] = []
         self.indexed: list[tuple[str, str]] = []
         self.statuses: list[int] = []  # what the next writes answer, instead of "completed"
         self.largest_request = 0
@@ -76,6 +83,8 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
         metadata = GrpcToRest.convert_payload(request.metadata)
         with self.answering(context):
             self.client.create_collection(request.collection_name, vectors, metadata=metadata)
+            if request.HasField("quantization_config"):
+                self.quantized[request.collection_name] = request.quantization_config
         return proto.CollectionOperationResponse(result=True)
 
     def Update(self, request: Any, context: Any) -> Any:
@@ -108,7 +117,11 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
             return proto.GetResponse(result=[RestToGrpc.convert_record(one) for one in found])
         with self.answering(context):
             info = RestToGrpc.convert_collection_info(self.client.get_collection(request.collection_name))
+            aliases = {one.alias_name: one.collection_name for one in self.client.get_aliases().aliases}
+            physical = aliases.get(request.collection_name, request.collection_name)
             info.config.optimizer_config.indexing_threshold = self.thresholds.get(request.collection_name, NEVER_SET_KB)
+            if physical in self.quantized:
+                info.config.quantization_config.CopyFrom(self.quantized[physical])
         return proto.GetCollectionInfoResponse(result=info)
 
     def List(self, request: Any, context: Any) -> Any:
@@ -138,6 +151,25 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
             self.client.batch_update_points(request.collection_name, operations)
         return proto.UpdateBatchResponse(result=[self.done().result for _ in operations])
 
+    def UpdateVectors(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            self.client.update_vectors(request.collection_name, [GrpcToRest.convert_point_vectors(one) for one in request.points])
+        return self.done()
+
+    def CreateVectorName(self, request: Any, context: Any) -> Any:
+        if self.version < "1.18":
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found")
+        dense = models.DenseVectorConfig(size=request.dense_config.size, distance=models.Distance.COSINE)
+        with self.answering(context):
+            config = models.DenseVectorNameConfig(dense=dense)
+            self.client.create_vector_name(request.collection_name, request.vector_name, config)
+        return self.done()
+
+    def DeleteVectorName(self, request: Any, context: Any) -> Any:
+        with self.answering(context):
+            self.client.delete_vector_name(request.collection_name, request.vector_name)
+        return self.done()
+
     def CreateFieldIndex(self, request: Any, context: Any) -> Any:
         self.indexed.append((request.collection_name, request.field_name))
         return self.done()
@@ -156,10 +188,12 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
         return proto.ScrollResponse(result=[RestToGrpc.convert_record(one) for one in records], next_page_offset=following)
 
     def Query(self, request: Any, context: Any) -> Any:
+        self.queries.append(request)
         with self.answering(context):
             found = self.client.query_points(
                 request.collection_name,
                 query=GrpcToRest.convert_query(request.query),
+                prefetch=[_prefetch(one) for one in request.prefetch] or None,
                 using=request.using or None,
                 query_filter=GrpcToRest.convert_filter(request.filter) if request.HasField("filter") else None,
                 limit=request.limit,

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from benchmarks import mixes, peers, report
+from benchmarks import dimensions, mixes, peers, report
 from benchmarks.engine import distances
 from benchmarks.flops import Shape
 from benchmarks.measuring import SideFailed, in_turn, ratios, table
@@ -119,3 +119,24 @@ def test_a_side_that_fails_is_left_out_and_named():
     assert list(found) == ["good"]
     assert len(found["good"]) == 2
     assert failed == {"bad": "failed: no such model"}
+
+
+def test_a_command_stays_with_what_it_does():
+    """Paragraphs are texts of their own, on one line each."""
+    page = "# tar\n\n> Archives.\n> More.\n\n- Pack a file:\n\n`tar cf {{x}}`\n"
+    assert list(dimensions._pieces(page)) == ["# tar", "> Archives. > More.", "- Pack a file: `tar cf {{x}}`"]
+
+
+def test_truth_is_the_exact_neighbours(tmp_path):
+    """Ten rows for each question, by the plain product."""
+    rows = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
+    np.save(tmp_path / "vectors.npy", rows)
+    np.save(tmp_path / "queries.npy", rows[:3])
+    assert dimensions._truth(tmp_path) == [set(np.argsort(-(rows @ row))[:10].tolist()) for row in rows[:3]]
+
+
+def test_every_layout_that_is_tried_can_be_searched_so():
+    """A shortlist is by a length that the collection keeps, and has more candidates than hits."""
+    for layout, shortlists in dimensions._TRIED.values():
+        for one in shortlists:
+            assert one is None or (one.dimensions in layout.shorter and one.candidates >= dimensions._HITS)

@@ -22,7 +22,7 @@ from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreU
 from sightline.stores import chroma, chroma_server, open_store, retries
 from sightline.stores.filters import matches, parse_filter
 from sightline.testing import StoreConformance
-from sightline.types import Head, Point
+from sightline.types import Head, Point, VectorLayout
 
 VECTORS = np.eye(4, dtype=np.float32)
 # Another process that makes a collection, if need be, and fills it with what `many` and `unit` make here.
@@ -30,11 +30,11 @@ FILL = """
 import os, sys, uuid
 import numpy as np
 from sightline.stores import open_store
-from sightline.types import Point
+from sightline.types import Point, VectorLayout
 store, count = open_store(sys.argv[1]), int(sys.argv[2])
 store.acquire()
 if not store.exists():
-    store.create(16, {})
+    store.create(VectorLayout(16), {})
 rows = np.random.default_rng(1).normal(size=(count, 16))
 vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 texts = [f"theirs {row}" for row in range(count)]
@@ -67,7 +67,7 @@ def fill_elsewhere(url: str, count: int) -> None:
 def rebuild(store, *points: Point) -> None:
     """Fill the collection beside and put it in the place of the live one."""
     beside = store.staging()
-    beside.create(4, {"new": 1})
+    beside.create(VectorLayout(4), {"new": 1})
     beside.upsert(points, VECTORS[: len(points)])
     store.promote()
 
@@ -112,7 +112,7 @@ class TestDirectory:
     def test_its_records_are_what_the_frameworks_read(self, opened, client, tmp_path):
         """Text as the document, flat metadata with the source, our integers, cosine space; what is odd is JSON text."""
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {"a": [1]})
+        store.create(VectorLayout(4), {"a": [1]})
         store.upsert([point(0, lang="en", tags=["a", "b"], none=None, deep={"x": 1})], VECTORS[:1])
         collection = client.get_collection("handbook", embedding_function=None)
         record = collection.get(point().id)
@@ -129,31 +129,31 @@ class TestDirectory:
     def test_collections_of_one_directory_are_apart(self, opened, tmp_path):
         """Each collection has its own points and contract."""
         first = opened(f"chroma:{tmp_path}/first")
-        first.create(4, {"n": 1})
+        first.create(VectorLayout(4), {"n": 1})
         first.upsert([point()], VECTORS[:1])
         first.close()
         second = opened(f"chroma:{tmp_path}/second")
         assert second.exists() is False
-        second.create(3, {"n": 2})
+        second.create(VectorLayout(3), {"n": 2})
         assert (second.count(), opened(f"chroma:{tmp_path}/first").count()) == (0, 1)
 
     def test_it_stays_out_of_an_edge_directory(self, opened, tmp_path):
         """Two databases don't share one directory."""
         (tmp_path / "sightline.json").write_text("{}")
         with pytest.raises(UsageError, match="Qdrant Edge"):
-            opened(f"chroma:{tmp_path}/handbook").create(4, {})
+            opened(f"chroma:{tmp_path}/handbook").create(VectorLayout(4), {})
 
     def test_opening_sends_nothing(self, opened, tmp_path):
         """Chroma's telemetry is off."""
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         assert store._database._client.get_settings().anonymized_telemetry is False
 
     @pytest.mark.parametrize("harm", ["garbage", "another version"])
     def test_a_database_that_chroma_cannot_read_is_named(self, opened, tmp_path, harm):
         """A damaged database, or one of another version, is a clear error."""
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         database = tmp_path / "chroma.sqlite3"
         if harm == "garbage":
@@ -168,7 +168,7 @@ class TestDirectory:
         """A store that read before another process wrote, and writes after it, removes nothing from the index."""
         url = f"chroma:{tmp_path}/handbook"
         first = opened(url)
-        first.create(16, {})
+        first.create(VectorLayout(16), {})
         first.close()
         store = opened(url)
         assert store.search(unit(1)[0], limit=1) == []
@@ -183,7 +183,7 @@ class TestDirectory:
         """Where a client that can't be reopened would remove what another process wrote, writing is refused."""
         url = f"chroma:{tmp_path}/handbook"
         store = opened(url)
-        store.create(16, {})
+        store.create(VectorLayout(16), {})
         store.close()
         reader = opened(url)
         assert reader.count() == 0
@@ -220,7 +220,7 @@ class TestForeignCollections:
         collection = client.create_collection("theirs", metadata={"by": "them"}, embedding_function=None)
         collection.add(ids=["a"], embeddings=VECTORS[:1], documents=["other"], metadatas=[{"source": "docs/a.md", "x": 1}])
         store = opened(f"chroma:{tmp_path}/theirs")
-        assert (store.exists(), store.read_contract(), store.dimensions(), store.count()) == (True, None, 4, 1)
+        assert (store.exists(), store.read_contract(), store.layout().dimensions, store.count()) == (True, None, 4, 1)
         [record] = store.records()
         assert (record.ours, record.point.id, record.point.text, record.point.metadata["x"]) == (False, "a", "other", 1)
         assert (list(store.heads()), store.sources(), store.points("docs/a.md"), store.vectors_of(["other"])) == ([], {}, [], {})
@@ -243,7 +243,7 @@ class TestForeignCollections:
         store.write_mark({"b": 2})
         store.upsert([point(1)], VECTORS[1:2])
         store.delete([point(9).id, point(5).id])
-        assert (store.read_contract(), store.read_mark(), store.dimensions(), store.count()) == ({"a": 1}, {"b": 2}, 4, 2)
+        assert (store.read_contract(), store.read_mark(), store.layout().dimensions, store.count()) == ({"a": 1}, {"b": 2}, 4, 2)
         found = client.get_collection("theirs", embedding_function=None)
         assert metadata.items() <= found.metadata.items()
         assert found.configuration_json["hnsw"]["space"] == "l2"
@@ -253,7 +253,7 @@ class TestForeignCollections:
         """Nothing says how long its vectors are, so it can't be adopted either."""
         client.create_collection("theirs", embedding_function=None)
         store = opened(f"chroma:{tmp_path}/theirs")
-        for operation in (store.dimensions, lambda: store.write_contract({})):
+        for operation in (store.layout, lambda: store.write_contract({})):
             with pytest.raises(StoreError, match="empty"):
                 operation()
 
@@ -263,7 +263,7 @@ class TestForeignCollections:
         theirs = client.create_collection(f"handbook{suffix}", embedding_function=None)
         theirs.add(ids=["a"], embeddings=VECTORS[:1])
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         with pytest.raises(StoreError, match=rf"'handbook\{suffix}'.*Sightline didn't make"):
             rebuild(store)
         store.close()
@@ -281,7 +281,7 @@ class TestRebuilds:
     def interrupted(self, opened, url, monkeypatch, *, after):
         """A store whose promotion ended after so many of its three changes to collections."""
         store = opened(url)
-        store.create(4, {"old": 1})
+        store.create(VectorLayout(4), {"old": 1})
         store.upsert([point()], VECTORS[:1])
         modify, left = Collection.modify, [after]
 
@@ -292,7 +292,7 @@ class TestRebuilds:
             return modify(self, *arguments, **named)
 
         staged = store.staging()
-        staged.create(4, {"new": 1})
+        staged.create(VectorLayout(4), {"new": 1})
         monkeypatch.setattr(Collection, "modify", until_the_end)
         with pytest.raises(KeyboardInterrupt):
             store.promote()
@@ -320,7 +320,7 @@ class TestRebuilds:
     def test_readers_notice_and_finish_what_they_began(self, opened, url):
         """An open reader finds the new collection at its next call; what it was listing goes on from the old one."""
         writer = opened(url)
-        writer.create(4, {"old": 1})
+        writer.create(VectorLayout(4), {"old": 1})
         writer.upsert([point()], VECTORS[:1])
         reader = opened(url)
         listing = reader.records()
@@ -331,7 +331,7 @@ class TestRebuilds:
     def test_the_old_one_is_removed_by_the_next_writer(self, opened, url):
         """Two rebuilds in one run, then another run: one collection is left."""
         writer = opened(url)
-        writer.create(4, {})
+        writer.create(VectorLayout(4), {})
         rebuild(writer)
         rebuild(writer, point(1))
         writer.close()
@@ -345,7 +345,7 @@ class TestRebuilds:
     def test_a_removed_collection_does_not_come_back(self, opened, url):
         """What a rebuild left for its readers is no collection when somebody removed the live one."""
         writer = opened(url)
-        writer.create(4, {})
+        writer.create(VectorLayout(4), {})
         rebuild(writer)
         writer._database.delete(writer._name)
         assert writer.exists() is False
@@ -356,7 +356,7 @@ class TestRebuilds:
     def test_names_of_rebuilds_are_not_written(self, opened, tmp_path, name):
         """Such a name, or one too long for its companions, is refused before anything is made."""
         with pytest.raises(UsageError, match="can't be written"):
-            opened(f"chroma:{tmp_path}/{name}").create(4, {})
+            opened(f"chroma:{tmp_path}/{name}").create(VectorLayout(4), {})
         assert list(tmp_path.iterdir()) == []
 
 
@@ -364,7 +364,7 @@ class TestSearch:
     def test_hits_that_the_index_misses_are_found(self, opened, tmp_path, monkeypatch):
         """Where Chroma's index gives fewer than there are, all that meet the filter are scored."""
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(16, {})
+        store.create(VectorLayout(16), {})
         points, vectors = many(50, "t"), unit(50)
         store.upsert(points, vectors)
         query = Collection.query
@@ -381,7 +381,7 @@ class TestSearch:
         """Many hits are described page by page, all of them."""
         monkeypatch.setattr(chroma, "_RECORDS_PER_PAGE", 100)
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(16, {})
+        store.create(VectorLayout(16), {})
         points, vectors = many(350, "t"), unit(350)
         store.upsert(points, vectors)
         hits = store.search(vectors[0], limit=350)
@@ -392,7 +392,7 @@ class TestSearch:
     def test_a_key_that_chroma_keeps_as_text_is_refused(self, opened, tmp_path, key):
         """A filter that could not find what is there says so."""
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point()], VECTORS[:1])
         with pytest.raises(UsageError, match="Rename it"):
             store.search(VECTORS[0], limit=1, filter={key: 1})
@@ -400,7 +400,7 @@ class TestSearch:
     def test_a_filter_of_many_values(self, opened, tmp_path):
         """A thousand values are looked for, more are refused before Chroma's core falls over."""
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point(1, n=999), point(2, n=[7, 8]), point(3, n=5000)], VECTORS[:3])
         hits = store.search(VECTORS[0], limit=9, filter={"n": list(range(1000))})
         assert {hit.id for hit in hits} == {point(1).id, point(2).id}
@@ -410,7 +410,7 @@ class TestSearch:
     def test_our_own_keys_are_no_metadata(self, opened, tmp_path):
         """A filter on them finds nothing, as everywhere else."""
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point()], VECTORS[:1])
         assert store.search(VECTORS[0], limit=1, filter={"sightline_point": 1}) == []
 
@@ -420,7 +420,7 @@ class TestSearch:
         values += ["3", "", "true", "x", [3], [3.0, 2.5], [True], ["x", "3"], [1, 2, 3], [-2.5]]
         bounds = [{name: bound} for name in ("gte", "gt", "lte", "lt") for bound in (3, 3.0, 3.5, 2.5, -2.5, -2, 0, 0.5, -0.5)]
         store = opened(f"chroma:{tmp_path}/handbook")
-        store.create(64, {})
+        store.create(VectorLayout(64), {})
         points = [point(row, key=value) for row, value in enumerate(values)]
         store.upsert(points, unit(len(points), dimensions=64))
         query = unit(1, dimensions=64)[0]
@@ -436,7 +436,7 @@ class TestServer:
     def test_a_writer_leaves_no_lease(self, opened, server):
         """The lease is there while a store writes, and gone when it is closed, also after an error."""
         store = opened(server.url())
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         lease = f"{store._name}.writer"
         reader = opened(store.url)
         assert reader._database.find(lease) is not None
@@ -449,7 +449,7 @@ class TestServer:
     def test_another_process_is_told_who_writes(self, opened, server):
         """The second one learns the process id of the first, and may read meanwhile."""
         store = opened(server.url())
-        store.create(16, {})
+        store.create(VectorLayout(16), {})
         answer = subprocess.run([sys.executable, "-c", FILL, store.url, "1"], capture_output=True, text=True, timeout=60)
         assert f"StoreLocked: {store.url} is being written by run" in answer.stderr
         assert f"process {os.getpid()} on" in answer.stderr
@@ -468,7 +468,7 @@ class TestServer:
     def test_a_writer_that_was_replaced_stops(self, opened, server):
         """It writes no head, mark or deletion any more, and takes nothing away when it closes."""
         first = opened(server.url())
-        first.create(4, {})
+        first.create(VectorLayout(4), {})
         second = opened(first.url)
         second.acquire(take_over=True)
         head = replace(point(), head=Head("docs/a.md", "h", 1, "c"))
@@ -485,7 +485,7 @@ class TestServer:
         store = opened(server.url())
         store._database.create(f"{store._name}.writer", {"by": "them"})
         with pytest.raises(StoreError, match="Sightline didn't make"):
-            store.create(4, {})
+            store.create(VectorLayout(4), {})
         assert store._database.find(f"{store._name}.writer").metadata == {"by": "them"}
 
     def test_requests_are_bounded(self, opened, server):
@@ -499,7 +499,7 @@ class TestServer:
     def test_a_point_beyond_the_servers_limit_is_named(self, opened, server):
         """A text of 42 MB is refused by the server, and that is what the message says."""
         store = opened(server.url())
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         with pytest.raises(StoreError, match="too large"):
             store.upsert([replace(point(), text="x" * 42_000_000)], VECTORS[:1])
 
@@ -509,7 +509,7 @@ class TestServer:
         server = ChromaServer(tmp_path)
         try:
             store = opened(server.url())
-            store.create(16, {})
+            store.create(VectorLayout(16), {})
             points, vectors = many(4000, "t"), unit(4000)
             restart = threading.Thread(target=lambda: (server.kill(), server.start()))
             for start in range(0, 4000, 500):

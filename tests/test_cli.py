@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -254,7 +255,7 @@ def test_a_store_directory_of_another_format_is_exit_code_4(
     for arguments in (("index", folder, "--into"), ("search", "x", "--in"), ("inspect",)):
         result = command(*arguments, f"edge:{copy}")
         assert result.code == 4
-        assert "has format 99; this Sightline reads format 1" in result.err
+        assert "has format 99; this Sightline reads formats 1 to 2" in result.err
 
 
 def test_another_model_is_refused_before_any_document(
@@ -539,3 +540,43 @@ def test_the_hub_cache_follows_the_hubs_rules() -> None:
     assert _hub({"HF_HOME": "/a", "HF_HUB_CACHE": "/b"}).cache == "/b"
     assert Path(_hub({"HF_HOME": "/a"}).cache) == Path("/a/hub")
     assert [_hub({name: "1"}).offline for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME")] == [True, True, False]
+
+
+# --- several dimensions
+
+
+def test_several_dimensions_are_made_searched_added_and_removed(
+    command: Callable[..., Result], folder: Path, tiny: str, tmp_path: Path
+) -> None:
+    """One after the other, each said in one line."""
+    url = f"edge:{tmp_path}/kb"
+    made = command("index", folder, "--into", url, "--model", tiny, "--device", "cpu", "--dimensions", "16,48",
+                   "--quantization", "turbo8", "--storage", "float16")  # fmt: skip
+    assert made.code == 0
+    assert made.err.count("isn't known to be trained to be cut") == 1
+    assert f"{url} has vectors of 24 dimensions too: 3 points cut" in command("dimensions", "add", 24, "--in", url).err
+    shown = command("inspect", url).out
+    assert "3 of 48 dimensions" in shown
+    assert re.search(r"shorter vectors +24, 16\n", shown)
+    assert re.search(r"kept as +float16, turbo8 besides\n", shown)
+    text = "High water comes twice a day; der Höchststand folgt dem Mond."
+    for options in (("--dimensions", 16), ("--shortlist", "24:3")):
+        assert command("search", text, "--in", url, "-k", 1, *options).out.startswith(" 1  1.000  kb/tide.txt")
+    assert command("dimensions", "remove", 16, "--in", url).err == f"{url} has no vectors of 16 dimensions any more\n"
+    refused = command("search", text, "--in", url, "--dimensions", 16)
+    assert (refused.code, f"sightline dimensions add 16 --in {url}" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("index", "x", "--into", "edge:x", "--dimensions", "a,b"), "isn't a length or several, e.g. 256 or 1024,256"),
+        (("index", "x", "--into", "edge:x", "--quantization", "int4"), "'scalar', 'binary'"),
+        (("dimensions", "add", "256", "--in", "edge:./nowhere"), "There is no collection at edge:./nowhere"),
+        (("search", "x", "--in", "memory:x", "--shortlist", "200"), "There is no collection"),
+    ],
+)
+def test_wrong_lengths_are_answered(command: Callable[..., Result], arguments: tuple[str, ...], said: str) -> None:
+    """With what is right, and exit code 2."""
+    result = command(*arguments)
+    assert (result.code, said in result.err) == (2, True), result.err

@@ -56,6 +56,20 @@ def test_it_survives_json(contract: Contract) -> None:
     assert (read.vectors, read.chunks, read.reading) == (contract.vectors, contract.chunks, contract.reading)
 
 
+def test_shorter_vectors_survive_json() -> None:
+    """And raise the format, because an older writer would leave them out."""
+    several = make_contract(HashEmbedder(), ChunkPart("sections/1:64"), dimensions=32, shorter=(16, 8))
+    assert through_json(several).vectors == several.vectors
+    assert several.to_json()["format_version"] == FORMAT_VERSION
+
+
+def test_a_contract_without_shorter_vectors_is_what_older_ones_read(contract: Contract) -> None:
+    """Its format and its keys are theirs."""
+    data = contract.to_json()
+    assert data["format_version"] == FORMAT_VERSION - 1
+    assert "shorter" not in data["vectors"]
+
+
 def test_its_probes_survive_json_nearly(contract: Contract) -> None:
     """float16 keeps the probes' direction to six digits."""
     read = through_json(contract).probes.astype(np.float64)
@@ -78,8 +92,11 @@ def test_a_newer_format_is_refused(contract: Contract) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [{"vectors": {}}, {"probes": "AAAA"}, {"probes": "no base64!"}, {"reading": None}, {"chunks": {"settings": "a", "new": 1}}],
-)
+    [
+        {"vectors": {}}, {"vectors": {"shorter": 3}}, {"vectors": []}, {"probes": "AAAA"}, {"probes": "no base64!"},
+        {"reading": None}, {"chunks": {"settings": "a", "new": 1}},
+    ],
+)  # fmt: skip
 def test_a_damaged_contract_is_refused(contract: Contract, damage: dict[str, object]) -> None:
     """What can't be read is an error that says so, not a traceback from the middle."""
     with pytest.raises(ContractMismatch, match="can't be read"):

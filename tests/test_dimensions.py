@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sightline.embedding.dimensions import DimensionRange, cut
+from sightline.cutting import cut
+from sightline.embedding.dimensions import DimensionRange
 from sightline.errors import DimensionError
 
 ROWS = np.random.default_rng(0).normal(size=(5, 16)).astype(np.float32)

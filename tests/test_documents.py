@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -63,8 +64,11 @@ def shell_lines(page: Path) -> list[str]:
 
 
 def options_of(name: str) -> set[str]:
-    """The long options of a command."""
-    return {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("--")} | {"--help"}
+    """The long options of a command, and of those below it."""
+    command = COMMANDS[name]
+    every = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    options = {option for one in every for parameter in one.params for option in parameter.opts}
+    return {option for option in options if option.startswith("--")} | {"--help"}
 
 
 def named_commands(page: Path) -> Iterator[list[str]]:
@@ -150,6 +154,11 @@ OUTCOMES = {
     "README.md": ["  handbook/lamp.md  The lamp", "Removed 1 document", "passed", "  handbook/lamp.md  '# The lamp", "(2, 384)"],
     "docs/coming-from.md": ["another program made it", "is adopted: 384", "ferry.md", "can't be adopted", "ferry"],
     "docs/formats.md": ["pdf/1", "[]", "keeper@example.org"],
+    "docs/dimensions.md": [
+        "isn't known to be trained to be cut", "handbook/lamp.md", "handbook/lamp.md", "handbook/lamp.md", "keeps one vector",
+        "6 points cut", "handbook/lamp.md", "shorter vectors  128, 64", "no vectors of 64 dimensions any more",
+        "handbook/lamp.md",
+    ],
     "docs/how-to/adopt.md": ["Name it: --model MODEL", "Warning: Sightline didn't make", "didn't make it", "is adopted: 384"],
     "docs/how-to/chroma.md": ["The lamp is cleaned with vinegar and a soft cloth.", "handbook/lamp.md"],
     "docs/how-to/keep-a-folder-indexed.md": [

@@ -10,13 +10,13 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from sightline.embedding.dimensions import cut
+from sightline.cutting import cut
 from sightline.errors import DimensionError, StoreError, StoreLocked, UsageError
 from sightline.stores import edge, open_store, turns
 from sightline.stores.locks import FileLock
 from sightline.stores.payload import text_digest
 from sightline.testing import StoreConformance
-from sightline.types import Head, Point
+from sightline.types import Head, Point, VectorLayout
 
 VECTORS = np.eye(4, dtype=np.float32)
 
@@ -44,7 +44,7 @@ class TestDirectory:
         """Nothing is written into somebody's folder, not even the lock."""
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(UsageError, match=r"notes\.txt"):
-            opened(f"edge:{tmp_path}").create(4, {})
+            opened(f"edge:{tmp_path}").create(VectorLayout(4), {})
         assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
 
     def test_a_file_is_refused(self, opened, tmp_path):
@@ -53,35 +53,35 @@ class TestDirectory:
         store = opened(f"edge:{tmp_path}/kb")
         assert store.exists() is False
         with pytest.raises(UsageError, match="names a file"):
-            store.create(4, {})
+            store.create(VectorLayout(4), {})
         with pytest.raises(UsageError):
-            opened(f"edge:{tmp_path}/kb/below").create(4, {})
+            opened(f"edge:{tmp_path}/kb/below").create(VectorLayout(4), {})
 
     def test_an_empty_directory_is_taken(self, opened, tmp_path):
         """A directory that is there but empty becomes a collection."""
         store = opened(f"edge:{tmp_path}")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         assert store.exists()
 
     def test_a_create_that_was_killed_can_be_repeated(self, opened, tmp_path):
         """What lies there before the manifest does is removed and made anew."""
         store = opened(f"edge:{tmp_path}")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         (tmp_path / "sightline.json").rename(tmp_path / "sightline.json.tmp")
         again = opened(f"edge:{tmp_path}")
         assert again.exists() is False
-        again.create(4, {"second": True})
+        again.create(VectorLayout(4), {"second": True})
         assert again.count() == 0
         again.close()
         assert len([entry for entry in tmp_path.glob("shard-*") if entry.is_dir()]) == 1
 
     def test_a_newer_format_is_refused(self, opened, tmp_path):
         """A collection of a later Sightline is not guessed at."""
-        opened(f"edge:{tmp_path}").create(4, {})
+        opened(f"edge:{tmp_path}").create(VectorLayout(4), {})
         manifest = json.loads((tmp_path / "sightline.json").read_text())
-        (tmp_path / "sightline.json").write_text(json.dumps(manifest | {"format": 2}))
-        with pytest.raises(StoreError, match="format 2; this Sightline reads format 1"):
+        (tmp_path / "sightline.json").write_text(json.dumps(manifest | {"format": 3}))
+        with pytest.raises(StoreError, match="format 3; this Sightline reads formats 1 to 2"):
             opened(f"edge:{tmp_path}").read_contract()
 
     @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ class TestDirectory:
     def test_an_odd_manifest_is_refused(self, opened, tmp_path, change):
         """A manifest never leads out of its directory."""
         store = opened(f"edge:{tmp_path}")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         manifest = json.loads((tmp_path / "sightline.json").read_text())
         manifest["current"] |= change
@@ -108,7 +108,7 @@ class TestDirectory:
         """Edge gives unit vectors back exactly."""
         rows = cut(np.random.default_rng(1).normal(size=(200, 96)).astype(np.float32), 96)
         store = opened(f"edge:{tmp_path}")
-        store.create(96, {})
+        store.create(VectorLayout(96), {})
         points = [point(row) for row in range(200)]
         store.upsert(points, rows)
         found = {record.point.id: record.vector for record in store.records()}
@@ -119,7 +119,7 @@ class TestDirectory:
         from qdrant_edge import EdgeShard
 
         store = opened(f"edge:{tmp_path}")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         metadata = {"lang": "en", "draft": True, "tags": [False, "x"]}
         first = Point(point().id, "text 0", "docs/a.md", metadata, Head("docs/a.md", "abc", 1, "c1"))
         store.upsert([first], VECTORS[:1])
@@ -144,7 +144,7 @@ class TestDirectory:
 
         url = f"edge:{tmp_path}/kb"
         store = opened(url)
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         shard = EdgeShard.load(str(next(entry for entry in (tmp_path / "kb").glob("shard-*") if entry.is_dir())))
         with pytest.raises(StoreLocked, match="without Sightline"):
@@ -157,7 +157,7 @@ class TestDirectory:
         from qdrant_edge import EdgeShard, Point, UpdateOperation
 
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point(0)], VECTORS[:1])
         store.close()
         shard = EdgeShard.load(str(shard_of(tmp_path / "kb")))
@@ -172,7 +172,7 @@ class TestDirectory:
         from qdrant_edge import EdgeShard, Point, UpdateOperation
 
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         shard = EdgeShard.load(str(shard_of(tmp_path / "kb")))
         shard.update(UpdateOperation.upsert_points([Point(point().id, {}, {})]))
@@ -186,7 +186,7 @@ class TestDamage:
     def shard(self, opened, tmp_path):
         """The shard of a collection of two points that is closed."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point(0), point(1)], VECTORS[:2])
         store.close()
         return shard_of(tmp_path / "kb")
@@ -213,7 +213,7 @@ class TestDamage:
 OTHER_PROCESS = """
 import sys, numpy as np, uuid
 from sightline.stores import open_store
-from sightline.types import Point
+from sightline.types import Point, VectorLayout
 store = open_store(sys.argv[1])
 if sys.argv[2] == "writing":
     store.acquire()
@@ -253,7 +253,7 @@ class TestTurns:
     def test_an_idle_reader_elsewhere_gives_way_and_reads_on_later(self, opened, started, tmp_path):
         """An application may keep its collection open while another process writes into it."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         other = started(store.url, "reading")
         store.upsert([point(0), point(1)], VECTORS[:2])
         assert store.count() == 2
@@ -263,7 +263,7 @@ class TestTurns:
     def test_a_search_needs_not_wait_for_the_end_of_a_run(self, opened, started, tmp_path):
         """The writer gives its shard up between two writes, and goes on afterwards."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         other = started(store.url, "writing")
         reader = opened(store.url)
@@ -277,7 +277,7 @@ class TestTurns:
     def test_a_killed_process_has_nothing_open(self, opened, started, tmp_path):
         """What it had is free at once."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         other = started(store.url, "reading")
         other.kill()
         other.wait()
@@ -287,7 +287,7 @@ class TestTurns:
     def test_two_stores_of_one_process_take_turns(self, opened, tmp_path):
         """A collection that is open for searching doesn't block an index run in the same program."""
         writer = opened(f"edge:{tmp_path}/kb")
-        writer.create(4, {})
+        writer.create(VectorLayout(4), {})
         reader = opened(writer.url)
         for row in range(3):
             writer.upsert([point(row)], VECTORS[row : row + 1])
@@ -296,7 +296,7 @@ class TestTurns:
     def test_who_waits_too_long_is_told_for_whom(self, opened, tmp_path, monkeypatch):
         """A holder that doesn't give way is named."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         [shard] = [entry for entry in (tmp_path / "kb").glob("shard-*") if entry.is_dir()]
         lock = FileLock(shard.with_name(f"{shard.name}.lock"))
@@ -310,7 +310,7 @@ class TestTurns:
     def test_a_directory_that_cannot_be_written_is_told(self, opened, tmp_path, monkeypatch):
         """Readers lock what they read."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         monkeypatch.setattr("os.open", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
         with pytest.raises(StoreError, match="must be writable, for readers too"):
@@ -319,9 +319,9 @@ class TestTurns:
     def test_who_waited_for_a_shard_that_went_gets_the_new_one(self, opened, tmp_path, monkeypatch):
         """A rebuild may end between asking for a shard and getting it."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         beside = store.staging()
-        beside.create(4, {"new": 1})
+        beside.create(VectorLayout(4), {"new": 1})
         beside.upsert([point()], VECTORS[:1])
         reader, take = opened(store.url), turns.Turn.take
 
@@ -336,7 +336,7 @@ class TestTurns:
     def test_a_request_of_a_dead_process_is_forgotten(self, opened, tmp_path):
         """Nobody renews it, so nobody gives way for it."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         [shard] = [entry for entry in (tmp_path / "kb").glob("shard-*") if entry.is_dir()]
         wanted = shard.with_name(f"{shard.name}.wanted")
         wanted.touch()
@@ -352,10 +352,10 @@ class TestRebuild:
     def test_a_reader_elsewhere_finds_the_new_collection(self, opened, started, tmp_path):
         """It had the old shard open, gives it up, and reads the new one at its next operation."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         other = started(store.url, "reading")
         beside = store.staging()
-        beside.create(4, {"new": 1})
+        beside.create(VectorLayout(4), {"new": 1})
         beside.upsert([point(0), point(1), point(2)], VECTORS[:3])
         store.promote()
         out, _ = other.communicate("", timeout=30)
@@ -366,13 +366,14 @@ class TestRebuild:
     def test_a_reader_that_is_stuck_does_not_undo_it(self, opened, tmp_path, monkeypatch, caplog):
         """The swap is done; the old shard goes when somebody writes after its reader let go."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         old = shard_of(tmp_path / "kb")
         stuck = FileLock(old.with_name(f"{old.name}.lock"))
         assert stuck.try_acquire()
         monkeypatch.setattr(turns, "WAIT_S", 0.1)
-        for write in (lambda one: (one.staging().create(4, {"new": 1}), one.promote()), lambda one: one.write_mark({"a": 1})):
+        rebuild = lambda one: (one.staging().create(VectorLayout(4), {"new": 1}), one.promote())  # noqa: E731
+        for write in (rebuild, lambda one: one.write_mark({"a": 1})):
             again = opened(store.url)
             write(again)
             assert (again.read_contract(), old.exists()) == ({"new": 1}, True)
@@ -386,13 +387,13 @@ class TestRebuild:
         """Who was in the middle of reading the old collection is told, and reads the new one when asking again."""
         monkeypatch.setattr(edge, "_RECORDS_PER_PAGE", 2)
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point(row, "old") for row in range(4)], VECTORS)
         reader = opened(store.url)
         records = reader.records()
         assert next(records).point.source == "old"
         beside = store.staging()
-        beside.create(4, {})
+        beside.create(VectorLayout(4), {})
         beside.upsert([point(row, "new") for row in range(4)], VECTORS)
         store.promote()
         assert next(records).point.source == "old"
@@ -403,10 +404,10 @@ class TestRebuild:
     def test_a_reader_is_told_that_the_dimensions_are_others(self, opened, tmp_path):
         """A query of the old length is measured by the collection that is searched."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         reader = opened(store.url)
         assert reader.search(VECTORS[0], limit=1) == []
-        store.staging().create(8, {})
+        store.staging().create(VectorLayout(8), {})
         store.promote()
         with pytest.raises(DimensionError, match="4 dimensions; this collection takes 8"):
             reader.search(VECTORS[0], limit=1)
@@ -414,9 +415,9 @@ class TestRebuild:
     def test_shards_that_nobody_names_go_with_the_next_writer(self, opened, tmp_path):
         """What a killed promotion or creation left; what the manifest names stays."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point()], VECTORS[:1])
-        store.staging().create(4, {"new": 1})
+        store.staging().create(VectorLayout(4), {"new": 1})
         store.close()
         orphan = tmp_path / "kb" / "shard-0123456789ab"
         orphan.mkdir()
@@ -445,9 +446,9 @@ class TestOptimize:
     def test_a_rebuilt_collection_gets_its_index_too(self, opened, tmp_path, indexed):
         """Once, when it is in its place."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         beside = store.staging()
-        beside.create(4, {})
+        beside.create(VectorLayout(4), {})
         beside.upsert([point(row) for row in range(4)], VECTORS)
         store.promote()
         store.close()
@@ -456,9 +457,9 @@ class TestOptimize:
     def test_an_unfinished_rebuild_gets_none(self, opened, tmp_path, indexed):
         """The run that finishes it builds the index."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         beside = store.staging()
-        beside.create(4, {})
+        beside.create(VectorLayout(4), {})
         beside.upsert([point(row) for row in range(4)], VECTORS)
         beside.close()
         store.close()
@@ -467,7 +468,7 @@ class TestOptimize:
     def test_who_reads_only_builds_none(self, opened, tmp_path, indexed):
         """A search ends when it is answered."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point(row) for row in range(4)], VECTORS)
         store.close()
         reader = opened(store.url)
@@ -478,7 +479,7 @@ class TestOptimize:
     def test_an_interrupted_run_ends_without(self, opened, tmp_path, indexed):
         """Ctrl-C isn't answered with a minute of work."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point(row) for row in range(4)], VECTORS)
         with pytest.raises(KeyboardInterrupt), closing(store):
             raise KeyboardInterrupt
@@ -491,7 +492,7 @@ class TestOptimize:
         run = subprocess.run
         monkeypatch.setattr(edge.subprocess, "run", lambda *a, **m: calls.append(run(*a, **m)) or calls[-1])
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         rows = cut(np.random.default_rng(1).normal(size=(1500, 4)).astype(np.float32), 4)
         store.upsert([point(row) for row in range(1500)], rows)
         store.close()
@@ -506,7 +507,7 @@ class TestOptimize:
         monkeypatch.setattr(edge, "_OPTIMIZE_FROM", 0)
         monkeypatch.setattr(edge, "_OPTIMIZE", "raise SystemExit('no memory')")
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.upsert([point()], VECTORS[:1])
         store.close()
         assert "no memory" in caplog.text
@@ -515,7 +516,7 @@ class TestOptimize:
     def test_what_a_killed_optimisation_left_is_removed(self, opened, tmp_path):
         """Edge itself keeps it for ever."""
         store = opened(f"edge:{tmp_path}/kb")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         store.close()
         [shard] = [entry for entry in (tmp_path / "kb").glob("shard-*") if entry.is_dir()]
         (shard / "temp_segments" / "half").mkdir(parents=True)

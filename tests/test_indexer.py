@@ -24,7 +24,7 @@ from sightline.indexing.indexer import Corpus, Indexer
 from sightline.indexing.plan import head_id
 from sightline.stores.memory import MemoryStore
 from sightline.testing import HashEmbedder
-from sightline.types import Document, FloatArray, Head, IndexProgress, IndexSummary, Point, SkippedFile
+from sightline.types import Document, FloatArray, Head, IndexProgress, IndexSummary, Point, SkippedFile, VectorLayout
 
 DIMENSIONS = 16
 WORDS = ["tide", "wind", "swell", "lamp", "rope", "anchor", "harbour", "keeper", "storm", "gull", "größer", "潮汐", "маяк"]
@@ -37,7 +37,7 @@ class RecordingStore(MemoryStore):
         super().__init__("memory:", None)
         self.changes: list[tuple[str, tuple[str, ...]]] = []
         self.fail_at: int | None = None
-        self.create(DIMENSIONS, {})
+        self.create(VectorLayout(DIMENSIONS), {})
 
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
         assert len({point.head is None for point in points}) == 1, "heads and chunks in one request"

@@ -14,7 +14,7 @@ import pytest
 from sightline.errors import StoreError, StoreLocked
 from sightline.stores import locks
 from sightline.stores.locks import DirectoryLock, FileLock
-from sightline.types import Point
+from sightline.types import Point, VectorLayout
 
 VECTORS = np.eye(4, dtype=np.float32)
 
@@ -112,7 +112,7 @@ class TestLocks:
     def test_another_writer_is_told_who_holds_it(self, url, opened):
         """A second process is refused with the first one's process id, and may still read the contract of an Edge collection."""
         store = opened(url)
-        store.create(4, {"model": "m"})
+        store.create(VectorLayout(4), {"model": "m"})
         answer = ask_another_process(url, "write")
         assert answer.startswith("StoreLocked")
         assert f"process {os.getpid()}" in answer
@@ -122,22 +122,23 @@ class TestLocks:
     def test_a_reader_needs_no_leave(self, url, opened):
         """While another process may write, one may read: Chroma lets both in, Edge and local mode one after the other."""
         store = opened(url)
-        store.create(4, {"model": "m"})
+        store.create(VectorLayout(4), {"model": "m"})
         if url.startswith("qdrant"):
             store.close()
         assert ask_another_process(url, "read") == "done {'model': 'm'}\n"
 
     def test_a_second_writer_in_this_process_is_told_so(self, url, opened):
         """Two stores of one process exclude each other too."""
-        opened(url).create(4, {})
+        opened(url).create(VectorLayout(4), {})
         with pytest.raises(StoreLocked, match="another store object of this process"):
             opened(url).delete([])
 
     def test_a_killed_writer_holds_nothing(self, url, opened):
         """What a dead process wrote is there, and its lock is free."""
         code = (
-            "import os, sys, signal, numpy as np\nfrom sightline.stores import open_store\nfrom sightline.types import Point\n"
-            "store = open_store(sys.argv[1])\nstore.create(4, {'a': 1})\n"
+            "import os, sys, signal, numpy as np\nfrom sightline.stores import open_store\n"
+            "from sightline.types import Point, VectorLayout\n"
+            "store = open_store(sys.argv[1])\nstore.create(VectorLayout(4), {'a': 1})\n"
             "store.upsert([Point('00000000-0000-0000-0000-000000000001', 't', 's', {})], np.eye(1, 4, dtype=np.float32))\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )

@@ -30,7 +30,7 @@ from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreU
 from sightline.stores import open_store, qdrant, qdrant_directory, qdrant_server, retries
 from sightline.stores.filters import matches, parse_filter
 from sightline.testing import StoreConformance
-from sightline.types import Head, Point
+from sightline.types import Head, Point, Quantization, Shortlist, VectorLayout, VectorStorage
 
 CONTRACT = {"format": 1, "model": "hash"}
 DIMENSIONS = 8
@@ -140,7 +140,7 @@ def test_a_filter_means_what_the_definition_says(store: qdrant.QdrantStore, key:
     """Every kind of condition over every kind of value, under keys that a Qdrant path can and can't name."""
     points = [replace(point, metadata={key: value}) for point, value in zip(make_points(len(VALUES)), VALUES, strict=True)]
     vectors = make_vectors(len(points))
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     store.upsert(points, vectors)
     check_filters(store, points, vectors, key)
 
@@ -180,7 +180,7 @@ def test_a_foreign_collection_is_read(server: RunningServer, store: qdrant.Qdran
     """Length, number, records and hits of a collection without contract; whole-number ids are shown as text."""
     vectors = make_vectors(6)
     make_foreign(server.stand_in.client, "handbook", vectors, langchain_payloads(6))
-    assert (store.exists(), store.read_contract(), store.dimensions(), store.count()) == (True, None, DIMENSIONS, 6)
+    assert (store.exists(), store.read_contract(), store.layout().dimensions, store.count()) == (True, None, DIMENSIONS, 6)
     [hit] = store.search(vectors[2], limit=1, filter={"row": {"lt": 5}})
     assert (hit.id, hit.text, hit.source, hit.metadata["row"]) == ("3", "text 2", "theirs.md", 2)
     records = list(store.records())
@@ -267,7 +267,7 @@ def alias(server: RunningServer) -> dict[str, str]:
 
 def test_a_name_is_an_alias_from_the_first_run(server: RunningServer, store: qdrant.QdrantStore):
     """`handbook` stands for a collection of its own name, whose payload is indexed before anything is written."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     physical = alias(server)["handbook"]
     assert names(server) == {physical, "handbook.writer"}
     assert physical.startswith("handbook__")
@@ -277,9 +277,9 @@ def test_a_name_is_an_alias_from_the_first_run(server: RunningServer, store: qdr
 
 def test_a_swap_is_one_request_and_drops_the_old_collection(server: RunningServer, store: qdrant.QdrantStore):
     """Readers never meet a moment without a collection."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     old = alias(server)["handbook"]
-    store.staging().create(DIMENSIONS, CONTRACT)
+    store.staging().create(VectorLayout(DIMENSIONS), CONTRACT)
     before = server.faults.calls["UpdateAliases"]
     store.promote()
     assert server.faults.calls["UpdateAliases"] == before + 1
@@ -299,10 +299,10 @@ def test_a_create_that_was_cut_short_is_swept_away(server: RunningServer, store:
     """What it made is no collection yet, and the next create removes it."""
     server.faults.failing[method] = [grpc.StatusCode.INVALID_ARGUMENT]
     with pytest.raises(StoreError):
-        store.create(DIMENSIONS, CONTRACT)
+        store.create(VectorLayout(DIMENSIONS), CONTRACT)
     assert store.exists() is False
     assert len(names(server)) == 2
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     assert names(server) == {alias(server)["handbook"], "handbook.writer"}
 
 
@@ -311,26 +311,26 @@ def test_only_what_is_ours_is_swept_away(server: RunningServer, store: qdrant.Qd
     foreign = ["handbook__0123456789ab", "handbook__old", "other"]
     for name in foreign:
         make_foreign(server.stand_in.client, name, make_vectors(1), [{}])
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     assert names(server) >= set(foreign)
 
 
 def test_a_collection_that_lost_its_alias_is_not_swept_away(server: RunningServer, store: qdrant.QdrantStore):
     """Somebody may have moved the alias by hand: what was live once is theirs to remove."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     physical = alias(server)["handbook"]
     delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name="handbook"))
     server.stand_in.client.update_collection_aliases([delete])
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     assert physical in names(server)
 
 
 def test_a_swap_that_was_cut_short_is_finished_by_the_next_writer(server: RunningServer, store: qdrant.QdrantStore, caplog):
     """The alias has moved and the old collection is still there: reading goes on, the next run drops it."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     old = alias(server)["handbook"]
     beside = store.staging()
-    beside.create(DIMENSIONS, {"new": True})
+    beside.create(VectorLayout(DIMENSIONS), {"new": True})
     server.faults.failing["Delete"] = [grpc.StatusCode.INVALID_ARGUMENT]
     store.promote()
     assert "the next run drops it" in caplog.text
@@ -345,13 +345,13 @@ def test_a_swap_that_was_cut_short_is_finished_by_the_next_writer(server: Runnin
 
 def test_pages_of_one_reading_are_of_one_collection(server: RunningServer, store: qdrant.QdrantStore):
     """A reader whose collection is replaced between two pages gets an error, not half of each."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     store.upsert(make_points(600), make_vectors(600))
     reader = open_store(server.url())
     records = reader.records()
     next(records)
     beside = store.staging()
-    beside.create(DIMENSIONS, CONTRACT)
+    beside.create(VectorLayout(DIMENSIONS), CONTRACT)
     beside.upsert(make_points(600, "docs/new.md"), make_vectors(600))
     store.promote()
     with pytest.raises(CollectionNotFound):
@@ -365,10 +365,10 @@ def test_pages_of_one_reading_are_of_one_collection(server: RunningServer, store
 
 def test_a_writer_that_was_replaced_commits_nothing(server: RunningServer, store: qdrant.QdrantStore):
     """After another run took over, heads, deletions, marks and swaps are refused."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     [point] = make_points(1)
     store.upsert([point], make_vectors(1))
-    store.staging().create(DIMENSIONS, CONTRACT)
+    store.staging().create(VectorLayout(DIMENSIONS), CONTRACT)
     successor = open_store(server.url())
     with pytest.raises(StoreLocked, match=r"another store object of this process.*--take-over"):
         successor.acquire()
@@ -386,7 +386,7 @@ def test_a_writer_that_was_replaced_commits_nothing(server: RunningServer, store
 def test_indexing_is_put_off_in_a_bulk_load(server: RunningServer, store: qdrant.QdrantStore, monkeypatch):
     """A large write sets a threshold that is never reached; closing restores the old one."""
     monkeypatch.setattr(qdrant_server, "_BULK_POINTS", 20)
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     physical = alias(server)["handbook"]
     store.upsert(make_points(15), make_vectors(15))
     assert physical not in server.stand_in.thresholds
@@ -399,7 +399,7 @@ def test_indexing_is_put_off_in_a_bulk_load(server: RunningServer, store: qdrant
 def test_indexing_that_somebody_turned_off_stays_off(server: RunningServer, store: qdrant.QdrantStore, monkeypatch):
     """A threshold of 0 is meant: a large write and closing leave it."""
     monkeypatch.setattr(qdrant_server, "_BULK_POINTS", 5)
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     physical = alias(server)["handbook"]
     server.stand_in.thresholds[physical] = 0
     store.upsert(make_points(10), make_vectors(10))
@@ -410,10 +410,10 @@ def test_indexing_that_somebody_turned_off_stays_off(server: RunningServer, stor
 def test_indexing_that_a_killed_run_put_off_is_restored_by_the_next(server: RunningServer, store, monkeypatch):
     """What was put off is written beside it, so the next writer knows, for a half-filled rebuild too."""
     monkeypatch.setattr(qdrant_server, "_BULK_POINTS", 5)
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     store.upsert(make_points(10), make_vectors(10))
     beside = store.staging()
-    beside.create(DIMENSIONS, CONTRACT)
+    beside.create(VectorLayout(DIMENSIONS), CONTRACT)
     beside.upsert(make_points(10), make_vectors(10))
     assert all(value > 1e8 for value in server.stand_in.thresholds.values())
     successor = open_store(server.url())
@@ -425,9 +425,9 @@ def test_indexing_that_a_killed_run_put_off_is_restored_by_the_next(server: Runn
 def test_a_rebuild_is_indexed_before_it_goes_live(server: RunningServer, store: qdrant.QdrantStore, monkeypatch):
     """Promoting restores the threshold of what was loaded."""
     monkeypatch.setattr(qdrant_server, "_BULK_POINTS", 5)
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     beside = store.staging()
-    beside.create(DIMENSIONS, CONTRACT)
+    beside.create(VectorLayout(DIMENSIONS), CONTRACT)
     beside.upsert(make_points(10), make_vectors(10))
     store.promote()
     assert server.stand_in.thresholds[alias(server)["handbook"]] == NEVER_SET_KB
@@ -435,7 +435,7 @@ def test_a_rebuild_is_indexed_before_it_goes_live(server: RunningServer, store: 
 
 def test_requests_stay_small(server: RunningServer, store: qdrant.QdrantStore):
     """Large texts make batches of fewer points: no request is beyond 4 MB, though a call is."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     points = [replace(point, text=f"{row}" + "ü" * 50_000) for row, point in enumerate(make_points(100))]
     store.upsert(points, make_vectors(100))
     assert store.count() == 100
@@ -453,7 +453,7 @@ def test_threads_share_local_mode(local: qdrant.QdrantStore):
 
 
 def share(opened: Any) -> None:
-    opened.create(DIMENSIONS, CONTRACT)
+    opened.create(VectorLayout(DIMENSIONS), CONTRACT)
     vectors = make_vectors(20)
     failures: list[BaseException] = []
 
@@ -480,7 +480,7 @@ def share(opened: Any) -> None:
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "INTERNAL"])
 def test_a_transient_error_is_tried_again(server: RunningServer, store: qdrant.QdrantStore, patient: list[float], code: str):
     """Twice refused, then written, with two waits."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     server.faults.failing["Upsert"] = [grpc.StatusCode[code]] * 2
     store.upsert(make_points(3), make_vectors(3))
     assert (store.count(), len(patient)) == (3, 2)
@@ -489,12 +489,12 @@ def test_a_transient_error_is_tried_again(server: RunningServer, store: qdrant.Q
 @pytest.mark.parametrize("method", ["Create", "UpdateAliases", "Update", "Upsert", "UpdateBatch", "Delete"])
 def test_an_answer_that_got_lost_does_no_harm(server: RunningServer, store: qdrant.QdrantStore, patient, method: str):
     """Every request can be made twice: the first one had gone well, and the second one ends the same."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     store.close()
     again = open_store(server.url())
     server.faults.losing = [method] * 2
     beside = again.staging()
-    beside.create(DIMENSIONS, {"new": True})
+    beside.create(VectorLayout(DIMENSIONS), {"new": True})
     beside.upsert(make_points(3), make_vectors(3))
     beside.update(make_points(3, metadata={"a": 1}))
     again.promote()
@@ -507,7 +507,7 @@ def test_an_answer_that_got_lost_does_no_harm(server: RunningServer, store: qdra
 
 def test_a_permanent_error_is_raised_at_once(server: RunningServer, store: qdrant.QdrantStore, patient: list[float]):
     """What the server calls wrong is asked once only, and its words are in the message."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     server.faults.failing["Upsert"] = [grpc.StatusCode.INVALID_ARGUMENT]
     with pytest.raises(StoreError, match="not now"):
         store.upsert(make_points(3), make_vectors(3))
@@ -516,7 +516,7 @@ def test_a_permanent_error_is_raised_at_once(server: RunningServer, store: qdran
 
 def test_a_server_that_stops_answering_is_named(server: RunningServer, store: qdrant.QdrantStore, patient: list[float]):
     """After six attempts the message has host, port and what to do."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     server.faults.failing["Count"] = [grpc.StatusCode.UNAVAILABLE] * 6
     with pytest.raises(StoreUnreachable, match=rf"127\.0\.0\.1:{server.port} stopped answering.*same command"):
         store.count()
@@ -526,7 +526,7 @@ def test_a_server_that_stops_answering_is_named(server: RunningServer, store: qd
 @pytest.mark.parametrize("status", [proto.UpdateStatus.Acknowledged, proto.UpdateStatus.WaitTimeout])
 def test_a_write_that_is_not_applied_yet_is_repeated(server: RunningServer, store, patient: list[float], status: int):
     """In the log only, or out of time, is not done."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     server.stand_in.statuses = [status]
     store.upsert(make_points(3), make_vectors(3))
     assert (server.faults.calls["Upsert"], len(patient)) == (2, 1)
@@ -534,7 +534,7 @@ def test_a_write_that_is_not_applied_yet_is_repeated(server: RunningServer, stor
 
 def test_one_failed_request_of_many_fails_the_call(server: RunningServer, store: qdrant.QdrantStore):
     """An error of any request that was in flight comes through."""
-    store.create(DIMENSIONS, CONTRACT)
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
     server.faults.failing["Upsert"] = [grpc.StatusCode.INVALID_ARGUMENT]
     with pytest.raises(StoreError):
         store.upsert(make_points(1500), make_vectors(1500))
@@ -555,7 +555,7 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setenv("QDRANT_API_KEY", "open-sesame")
     running = RunningServer(key="open-sesame")
     opened = open_store(running.url())
-    opened.create(DIMENSIONS, CONTRACT)
+    opened.create(VectorLayout(DIMENSIONS), CONTRACT)
     assert opened.exists()
     opened.close()
     running.stop()
@@ -706,7 +706,7 @@ def test_nothing_is_made_on_disk_before_create(local: qdrant.QdrantStore, tmp_pa
 def test_local_mode_knows_what_it_takes_on_disk(local: qdrant.QdrantStore, store: qdrant.QdrantStore):
     """A directory can be measured, a server can't."""
     assert local.disk_bytes() == 0
-    local.create(DIMENSIONS, CONTRACT)
+    local.create(VectorLayout(DIMENSIONS), CONTRACT)
     empty = local.disk_bytes()
     local.upsert(make_points(50), make_vectors(50))
     assert 0 < empty < local.disk_bytes()
@@ -717,7 +717,7 @@ def test_collections_share_a_directory(tmp_path: Path):
     """A second name beside the first one is a collection of its own."""
     for name in ("first", "second"):
         opened = open_store(f"qdrant:{tmp_path}/kb/{name}")
-        opened.create(DIMENSIONS, {"name": name})
+        opened.create(VectorLayout(DIMENSIONS), {"name": name})
         opened.close()
     for name in ("first", "second"):
         opened = open_store(f"qdrant:{tmp_path}/kb/{name}")
@@ -732,7 +732,7 @@ def test_a_directory_from_elsewhere_is_not_opened(tmp_path: Path):
     client.close()
     before = sorted(path.name for path in (tmp_path / "kb").iterdir())
     opened = open_store(f"qdrant:{tmp_path}/kb/handbook")
-    for operation in (opened.exists, opened.count, opened.acquire, lambda: opened.create(DIMENSIONS, CONTRACT)):
+    for operation in (opened.exists, opened.count, opened.acquire, lambda: opened.create(VectorLayout(DIMENSIONS), CONTRACT)):
         with pytest.raises(UsageError, match="unpickles"):
             operation()
     opened.close()
@@ -754,25 +754,25 @@ def test_a_file_is_no_directory(tmp_path: Path):
     (tmp_path / "kb").write_text("")
     opened = open_store(f"qdrant:{tmp_path}/kb/handbook")
     with pytest.raises(UsageError, match="is a file"):
-        opened.create(DIMENSIONS, CONTRACT)
+        opened.create(VectorLayout(DIMENSIONS), CONTRACT)
     opened.close()
 
 
 def test_a_start_killed_at_its_first_write_is_mended(local: qdrant.QdrantStore, tmp_path: Path):
     """The client leaves an empty list of collections then, which it can't read itself."""
-    local.create(DIMENSIONS, CONTRACT)
+    local.create(VectorLayout(DIMENSIONS), CONTRACT)
     local.close()
     shutil.rmtree(tmp_path / "kb" / "collection")
     (tmp_path / "kb" / "meta.json").write_text("")
     again = open_store(local.url)
     assert again.exists() is False
-    again.create(DIMENSIONS, CONTRACT)
+    again.create(VectorLayout(DIMENSIONS), CONTRACT)
     again.close()
 
 
 def test_another_program_in_the_directory_is_named(local: qdrant.QdrantStore, tmp_path: Path):
     """qdrant-client lets one in at a time, and doesn't know our lock."""
-    local.create(DIMENSIONS, CONTRACT)
+    local.create(VectorLayout(DIMENSIONS), CONTRACT)
     local.close()
     client = QdrantClient(path=str(tmp_path / "kb"))
     again = open_store(local.url)
@@ -785,7 +785,7 @@ def test_another_program_in_the_directory_is_named(local: qdrant.QdrantStore, tm
 
 def test_two_processes_take_turns(local: qdrant.QdrantStore):
     """A second process, reading too, is told which one holds the directory."""
-    local.create(DIMENSIONS, CONTRACT)
+    local.create(VectorLayout(DIMENSIONS), CONTRACT)
     code = (
         "import sys\nfrom sightline.stores import open_store\nstore = open_store(sys.argv[1])\n"
         "try:\n    print(store.count())\nexcept Exception as error:\n    print(type(error).__name__, error)\nstore.close()"
@@ -802,7 +802,7 @@ def test_a_large_local_collection_is_one_log_line(local: qdrant.QdrantStore, mon
     """The client's own warning doesn't reach the program, which might treat it as an error."""
     monkeypatch.setattr(qdrant_directory, "_LOCAL_MODE_POINTS", 10)
     monkeypatch.setattr(LocalCollection, "LARGE_DATA_THRESHOLD", 10)
-    local.create(DIMENSIONS, CONTRACT)
+    local.create(VectorLayout(DIMENSIONS), CONTRACT)
     for name in ("docs/a.md", "docs/b.md"):
         local.upsert(make_points(8, name), make_vectors(8))
     local.close()
@@ -819,8 +819,9 @@ def test_acknowledged_points_survive_a_kill(tmp_path: Path):
     url = f"qdrant:{tmp_path}/kb/handbook"
     code = (
         "import sys\nsys.path.insert(0, sys.argv[2])\n"
-        "from test_qdrant import CONTRACT, DIMENSIONS, make_points, make_vectors, open_store\n"
-        "store = open_store(sys.argv[1])\nstore.create(DIMENSIONS, CONTRACT)\nstore.upsert(make_points(20), make_vectors(20))\n"
+        "from test_qdrant import CONTRACT, DIMENSIONS, VectorLayout, make_points, make_vectors, open_store\n"
+        "store = open_store(sys.argv[1])\nstore.create(VectorLayout(DIMENSIONS), CONTRACT)\n"
+        "store.upsert(make_points(20), make_vectors(20))\n"
         "print('written', flush=True)\nstore.upsert(make_points(5000, 'docs/b.md'), make_vectors(5000))"
     )
     child = subprocess.Popen([sys.executable, "-c", code, url, str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True)
@@ -832,3 +833,61 @@ def test_acknowledged_points_survive_a_kill(tmp_path: Path):
     assert opened.sources()["docs/a.md"] == 20
     opened.upsert(make_points(5, "docs/b.md"), make_vectors(5))
     opened.close()
+
+
+# Several lengths and quantisation
+
+
+def test_a_shortlist_is_one_request(server: RunningServer, store: qdrant.QdrantStore):
+    """Candidates and rescoring travel together; nothing is said of quantisation where there is none."""
+    store.create(VectorLayout(DIMENSIONS, (4,)), CONTRACT)
+    store.upsert(make_points(20), make_vectors(20))
+    before = server.faults.calls["Query"]
+    store.search(make_vectors(1)[0], limit=3, shortlist=Shortlist(4, 10))
+    [request] = server.stand_in.queries
+    assert server.faults.calls["Query"] - before == 1
+    assert (request.limit, request.using, request.HasField("params")) == (3, "", False)
+    assert [(one.using, one.limit, len(one.query.nearest.dense.data)) for one in request.prefetch] == [("4", 10, 4)]
+
+
+@pytest.mark.parametrize("kind", Quantization)
+def test_a_quantised_search_asks_for_the_vectors_themselves(kind: Quantization, server: RunningServer, store: qdrant.QdrantStore):
+    """The last word is the original vectors': rescored by default, and in the second step of a shortlist nothing else."""
+    store.create(VectorLayout(DIMENSIONS, (4,), kind), CONTRACT)
+    assert store.layout().quantization == kind
+    store.upsert(make_points(20), make_vectors(20))
+    store.search(make_vectors(1)[0], limit=3)
+    store.search(make_vectors(1)[0], limit=3, shortlist=Shortlist(4, 10))
+    alone, two_steps = (one.params.quantization for one in server.stand_in.queries)
+    assert (alone.rescore, alone.oversampling >= 2, two_steps.ignore) == (True, True, True)
+    first = server.stand_in.queries[1].prefetch[0].params.quantization
+    assert (first.HasField("rescore"), first.rescore) == (True, False)
+
+
+def test_a_server_that_is_too_old_to_add_a_length_says_so():
+    """1.18 came with it."""
+    running = RunningServer(version="1.17.0")
+    store = open_store(running.url())
+    try:
+        store.create(VectorLayout(DIMENSIONS), CONTRACT)
+        with pytest.raises(StoreError, match=r"too old.*1\.18"):
+            store.add_dimension(4)
+    finally:
+        store.close()
+        running.stop()
+
+
+def test_an_addition_whose_answer_was_lost_is_made_once(server: RunningServer, store: qdrant.QdrantStore, patient: list[float]):
+    """The same request again changes nothing."""
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
+    store.upsert(make_points(20), make_vectors(20))
+    server.faults.losing += ["CreateVectorName", "UpdateVectors"]
+    assert store.add_dimension(4) == 20
+    assert len(store.search(make_vectors(1)[0, :4], limit=20)) == 20
+
+
+def test_local_mode_refuses_what_it_would_ignore(local: qdrant.QdrantStore):
+    """It takes such settings and searches float32 all the same."""
+    for layout in (VectorLayout(DIMENSIONS, (), Quantization.SCALAR), VectorLayout(DIMENSIONS, storage=VectorStorage.FLOAT16)):
+        with pytest.raises(StoreError, match="edge:DIR and a server"):
+            local.create(layout, CONTRACT)

@@ -10,6 +10,7 @@ import pytest
 from sightline.errors import CollectionNotFound, MissingExtra, UnknownStore
 from sightline.stores import open_store
 from sightline.testing import StoreConformance
+from sightline.types import VectorLayout
 
 
 class TestMemoryStore(StoreConformance):
@@ -81,13 +82,13 @@ class TestUrls:
         monkeypatch.chdir(tmp_path)
         store = opened("edge:./kb")
         monkeypatch.chdir("/")
-        store.create(4, {})
+        store.create(VectorLayout(4), {})
         assert (tmp_path / "kb" / "sightline.json").is_file()
 
     def test_a_named_memory_store_is_shared_within_the_process(self, opened):
         """Two stores of one name see the same points; without a name each is private."""
         name = f"memory:{uuid.uuid4()}"
-        opened(name).create(4, {"a": 1})
+        opened(name).create(VectorLayout(4), {"a": 1})
         assert opened(name).read_contract() == {"a": 1}
         assert opened("memory:").exists() is False
 
@@ -117,5 +118,5 @@ def test_the_directory_of_a_url_may_begin_with_a_tilde(monkeypatch, opened, tmp_
     """`~` is the home directory, because the shell leaves it alone after a colon."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    opened("edge:~/kb").create(4, {})
+    opened("edge:~/kb").create(VectorLayout(4), {})
     assert (Path(tmp_path) / "kb" / "sightline.json").is_file()

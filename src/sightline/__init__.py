@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from sightline.api import Collection, Inspection, JsonlFields, ParseLimits, adopt, index, inspect, open_collection, remove
+    from sightline.api import (
+        Collection,
+        Inspection,
+        JsonlFields,
+        ParseLimits,
+        add_dimension,
+        adopt,
+        index,
+        inspect,
+        open_collection,
+        remove,
+        remove_dimension,
+    )
     from sightline.embedding.engine import EmbeddingEngine
     from sightline.embedding.shared import open_embedder
     from sightline.errors import UnreadableFile
     from sightline.indexing.readers import Reading, formats, register_reader
-    from sightline.types import Document, Instruction, TokenizedText
+    from sightline.types import Document, Instruction, Quantization, Shortlist, TokenizedText, VectorStorage
 
 __all__ = [
     "Collection",
@@ -25,10 +37,14 @@ __all__ = [
     "Instruction",
     "JsonlFields",
     "ParseLimits",
+    "Quantization",
     "Reading",
+    "Shortlist",
     "TokenizedText",
     "UnreadableFile",
+    "VectorStorage",
     "__version__",
+    "add_dimension",
     "adopt",
     "formats",
     "index",
@@ -37,6 +53,7 @@ __all__ = [
     "open_embedder",
     "register_reader",
     "remove",
+    "remove_dimension",
 ]
 
 _HOMES = {
@@ -47,9 +64,13 @@ _HOMES = {
     "Instruction": "sightline.types",
     "JsonlFields": "sightline.api",
     "ParseLimits": "sightline.api",
+    "Quantization": "sightline.types",
     "Reading": "sightline.indexing.readers",
+    "Shortlist": "sightline.types",
     "TokenizedText": "sightline.types",
     "UnreadableFile": "sightline.errors",
+    "VectorStorage": "sightline.types",
+    "add_dimension": "sightline.api",
     "adopt": "sightline.api",
     "formats": "sightline.indexing.readers",
     "index": "sightline.api",
@@ -58,6 +79,7 @@ _HOMES = {
     "open_embedder": "sightline.embedding.shared",
     "register_reader": "sightline.indexing.readers",
     "remove": "sightline.api",
+    "remove_dimension": "sightline.api",
 }
 
 

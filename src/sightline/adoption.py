@@ -8,8 +8,10 @@ from itertools import islice
 import numpy as np
 
 from sightline.contract import PROBE_COSINE, ChunkPart, Contract, cosines, make_contract
+from sightline.cutting import cut
 from sightline.errors import ContractMismatch, StoreError
 from sightline.protocols import Embedder, Store
+from sightline.types import FloatArray
 
 _CHECKED = 32
 # Texts are rarely missing; this many records are read to find as many texts as are checked.
@@ -33,13 +35,31 @@ def adopt(store: Store, embedder: Embedder, chunks: ChunkPart) -> Contract:
             "Index into another collection: sightline index PATH --into OTHER_URL"
         )
     expected = np.stack([record.vector for record in records])
-    seen = embedder.embed_documents([record.point.text for record in records], dimensions=store.dimensions())
+    seen = embedder.embed_documents([record.point.text for record in records], dimensions=store.layout().dimensions)
     agreement = cosines(expected, seen)
     if not (agreement >= PROBE_COSINE).all():  # written so that a NaN is refused too
         raise _disagreement(store, embedder, agreement.tolist())
-    contract = make_contract(embedder, chunks, dimensions=store.dimensions())
+    _check_shorter(store, expected)
+    contract = make_contract(embedder, chunks, dimensions=store.layout().dimensions)
     store.write_contract(contract.to_json())
     return contract
+
+
+def _check_shorter(store: Store, vectors: FloatArray) -> None:
+    """Raise ContractMismatch where vectors that are named by their length aren't the beginning of the main ones.
+
+    Who writes a point after the adoption cuts them from its main one. The contract doesn't name them yet, because nobody knows
+    whether all points have them: adding the length fills those that don't.
+    """
+    for length in store.layout().shorter:
+        short = cut(vectors, length)
+        best = [max((hit.score for hit in store.search(row, limit=1)), default=1.0) for row in short]
+        if not min(best) >= PROBE_COSINE:
+            raise ContractMismatch(
+                f"{store.url} can't be adopted: its vectors {str(length)!r} aren't its main ones, cut to {length} and of unit "
+                f"norm again (cosine {min(best):.3f}), which Sightline would write under this name. Index the documents into a "
+                "new collection: sightline index PATH --into OTHER_URL"
+            )
 
 
 def _disagreement(store: Store, embedder: Embedder, agreement: list[float]) -> ContractMismatch:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
+import asyncio
 import difflib
 import fnmatch
 import logging
 import os
 import shlex
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,7 +20,8 @@ import numpy as np
 
 from sightline import adoption, inspection
 from sightline.contract import ChunkPart, Contract, ReadingDefaults, make_contract, reading_defaults, verify
-from sightline.embedding.models import DEFAULT_MODEL, is_local
+from sightline.embedding.dimensions import UNTRAINED_CUT
+from sightline.embedding.models import DEFAULT_MODEL, is_local, is_matryoshka
 from sightline.embedding.shared import open_embedder
 from sightline.errors import ContractMismatch, DeletionRefused, ModelNotFound, UntrustedModel, UsageError
 from sightline.indexing.chunking import ChunkSettings, default_settings
@@ -32,12 +34,35 @@ from sightline.indexing.readers import Format, Reading, formats, register_reader
 from sightline.indexing.reconcile import is_within
 from sightline.indexing.rows import add_rows, delete_rows, find_rows, get_rows, make_rows
 from sightline.inspection import Inspection
+from sightline.layouts import (
+    check_lengths,
+    check_reading,
+    check_settings,
+    read_lengths,
+    read_quantization,
+    read_shortlist,
+    read_storage,
+)
 from sightline.metadata import ROW_ROOT, known_id
 from sightline.protocols import Embedder, InstructionLike, Store
 from sightline.searching import aquery_vector, asearch, nearest, query_vector, search
 from sightline.stores import open_store
-from sightline.stores.checks import collection_not_found, not_ours
-from sightline.types import Document, Filter, FloatArray, Hit, IndexSummary, Metadata, OnIndexProgress, Role, Row
+from sightline.stores.checks import check_capable, collection_not_found, not_ours
+from sightline.types import (
+    Document,
+    Filter,
+    FloatArray,
+    Hit,
+    IndexSummary,
+    Metadata,
+    OnIndexProgress,
+    Quantization,
+    Role,
+    Row,
+    Shortlist,
+    VectorLayout,
+    VectorStorage,
+)
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -47,6 +72,7 @@ __all__ = [
     "JsonlFields",
     "ParseLimits",
     "Reading",
+    "add_dimension",
     "adopt",
     "embed",
     "formats",
@@ -56,6 +82,7 @@ __all__ = [
     "open_collection",
     "register_reader",
     "remove",
+    "remove_dimension",
 ]
 
 log = logging.getLogger(__name__)
@@ -72,7 +99,9 @@ def index(
     *,
     into: str,
     model: str | Path | Embedder | None = None,
-    dimensions: int | None = None,
+    dimensions: int | Sequence[int] | None = None,
+    quantization: Quantization | str | None = None,
+    storage: VectorStorage | str | None = None,
     roots: Mapping[str, str | Path] | None = None,
     documents: Iterable[Document] | None = None,
     root: str = "documents",
@@ -100,7 +129,10 @@ def index(
         paths: Files and folders; a folder's name is its root's name.
         into: Store URL, e.g. "edge:./kb" or "qdrant://localhost:6334/handbook".
         model: Folder, `package:NAME`, hub name, or an embedder; None is the collection's own, or DEFAULT_MODEL for a new one.
-        dimensions: Length of the vectors; None is the collection's own, or the model's for a new one.
+        dimensions: Length of the vectors; None is the collection's own, or the model's for a new one. Several, e.g. [1024, 256],
+            keep shorter vectors besides the longest, for searches that shortlist by them. See `add_dimension` for later.
+        quantization: What a new collection's vectors are compressed to besides, e.g. "turbo4": less memory, not less disk.
+        storage: Number format of a new collection's vectors: "float32" (the default) or "float16".
         roots: More folders and files, by the names that their roots shall have.
         documents: Documents from elsewhere, drawn one by one in another thread.
         root: Name of the root that `documents` is the whole of; it is put before their sources.
@@ -140,19 +172,31 @@ def index(
         anew = rebuild and known is not None
         inherited = None if anew and model is not None else known
         # Deterministic: a run that goes on after a crash gives the vectors that an undisturbed one would have given.
+        main, shorter = read_lengths(dimensions)
+        kept = _Kept(main, shorter, read_quantization(quantization), read_storage(storage))
+        kept.check(store)
         embedder = _embedder(
-            model, resources, inherited, dimensions=dimensions, device=device, devices=devices, dtype=dtype, deterministic=True
+            model, resources, inherited, dimensions=main, device=device, devices=devices, dtype=dtype, deterministic=True
         )
-        insisted = _insisted_dimensions(embedder, dimensions, given=embedder is model)
+        insisted = _insisted_dimensions(embedder, main, given=embedder is model)
+        kept = replace(kept, dimensions=insisted)
         settings = _chunk_settings(embedder, inherited, chunk_tokens, overlap_tokens)
         if anew:
-            if insisted is None and inherited is not None:
-                insisted = inherited.vectors.dimensions
-            target, contract = _staged(store, embedder, settings, insisted, corpus.scopes)
+            if dimensions is None and inherited is not None:
+                kept = replace(kept, dimensions=inherited.vectors.dimensions, shorter=inherited.vectors.shorter)
+            layout = store.layout()
+            kept = replace(
+                kept,
+                quantization=layout.quantization if quantization is None else kept.quantization,
+                storage=layout.storage if storage is None else kept.storage,
+            )
+            target, contract = _staged(store, embedder, settings, kept, corpus.scopes)
         elif known is None:
-            target, contract = store, _create(store, embedder, settings, insisted)
+            target, contract = store, _create(store, embedder, settings, kept)
         else:
             verify(known, embedder, into, dimensions=insisted)
+            check_lengths(known, dimensions, into)
+            _check_settings(store, quantization, storage)
             target, contract = store, _with_settings(store, known, settings)
         indexer = Indexer(target, embedder, settings, dimensions=contract.vectors.dimensions, on_progress=on_progress)
         # What an interrupted rebuild holds beyond this corpus was never live: it goes without a question.
@@ -168,7 +212,9 @@ def open_collection(
     *,
     model: str | Path | Embedder | None = None,
     create: bool = False,
-    dimensions: int | None = None,
+    dimensions: int | Sequence[int] | None = None,
+    quantization: Quantization | str | None = None,
+    storage: VectorStorage | str | None = None,
     trust: bool = False,
     device: str | None = None,
     devices: Sequence[str] | str | None = None,
@@ -180,7 +226,9 @@ def open_collection(
         url: Store URL.
         model: Stands in for the model that the contract names; it must see as that one. Needed where there is no contract.
         create: Make the collection where there is none, of `model` or DEFAULT_MODEL.
-        dimensions: Length of its vectors, for a new one; an existing one must have it.
+        dimensions: Length of its vectors, or several, for a new one; an existing one must have them.
+        quantization: As for `index`; an existing one must have it.
+        storage: As for `index`; an existing one must have it.
         trust: Fetch the model that the contract names, whatever it is.
         device: Where a model that is given by name runs; None chooses.
         devices: Instead, several that share the work: ["cuda:0", "cuda:1"], or "cuda" for all; see `EmbeddingEngine`.
@@ -194,13 +242,18 @@ def open_collection(
     """
     with ExitStack() as resources:
         store = _opened_store(url, resources)
+        main, shorter = read_lengths(dimensions)
         if not store.exists():
             if not create:
                 raise collection_not_found(url)
-            embedder = _embedder(model, resources, dimensions=dimensions, device=device, devices=devices, dtype=dtype)
-            insisted = _insisted_dimensions(embedder, dimensions, given=embedder is model)
-            _create(store, embedder, default_settings(embedder), insisted)
+            kept = _Kept(main, shorter, read_quantization(quantization), read_storage(storage))
+            kept.check(store)
+            embedder = _embedder(model, resources, dimensions=main, device=device, devices=devices, dtype=dtype)
+            kept = replace(kept, dimensions=_insisted_dimensions(embedder, main, given=embedder is model))
+            _create(store, embedder, default_settings(embedder), kept)
             store.release()
+        else:
+            _check_settings(store, quantization, storage)
         data = store.read_contract()
         contract = None if data is None else Contract.from_json(data)
         if contract is None and model is None:
@@ -214,9 +267,10 @@ def open_collection(
                 "Sightline didn't make the collection at %s: nothing says whether its vectors are of this model. "
                 "Check and settle it with: sightline adopt %s --model MODEL", url, shlex.quote(url),
             )  # fmt: skip
-            reading = reading_defaults(embedder, store.dimensions())
+            reading = reading_defaults(embedder, store.layout().dimensions)
         else:
-            verify(contract, embedder, url, dimensions=dimensions)
+            verify(contract, embedder, url, dimensions=main)
+            check_lengths(contract, dimensions, url)
             reading = contract.reading
             own = embedder.identity().query_prompt
             if model is not None and own != reading.query_prompt and reading.query_prompt is not None:
@@ -243,6 +297,7 @@ class Collection:
         self._reading = reading
         self._resources = resources
         self._changing = threading.Lock()
+        self._lengths: tuple[int, ...] = () if contract is None else contract.vectors.lengths
 
     @property
     def url(self) -> str:
@@ -260,7 +315,14 @@ class Collection:
         return self._contract
 
     def search(
-        self, text: str, *, k: int = 10, instruction: InstructionLike = None, filter: Filter | None = None
+        self,
+        text: str,
+        *,
+        k: int = 10,
+        instruction: InstructionLike = None,
+        filter: Filter | None = None,
+        dimensions: int | None = None,
+        shortlist: Shortlist | str | None = None,
     ) -> list[Hit]:
         """The `k` chunks nearest to a question, best first.
 
@@ -269,14 +331,32 @@ class Collection:
             k: How many hits.
             instruction: What the question looks with; None is as the contract says.
             filter: What the hits' metadata must hold, e.g. `{"lang": ["de", "fr"], "year": {"gte": 2020}}`.
+            dimensions: Search by the collection's shorter vectors of this length alone.
+            shortlist: Find candidates by shorter vectors, and rescore them by the main ones: "256:200" is 200 by 256 dimensions.
+
+        Raises:
+            DimensionError: The collection has no vectors of that length.
         """
-        return search(self._store, self._embedder, self._reading, text, k=k, instruction=instruction, filter=filter)
+        reading, short = self._read_by(dimensions, shortlist)
+        return search(
+            self._store, self._embedder, reading, text, k=k, instruction=instruction, filter=filter, shortlist=short
+        )  # fmt: skip
 
     async def asearch(
-        self, text: str, *, k: int = 10, instruction: InstructionLike = None, filter: Filter | None = None
+        self,
+        text: str,
+        *,
+        k: int = 10,
+        instruction: InstructionLike = None,
+        filter: Filter | None = None,
+        dimensions: int | None = None,
+        shortlist: Shortlist | str | None = None,
     ) -> list[Hit]:
         """As `search`; the event loop stays free, and questions that are asked at once share a batch."""
-        return await asearch(self._store, self._embedder, self._reading, text, k=k, instruction=instruction, filter=filter)
+        reading, short = await asyncio.to_thread(self._read_by, dimensions, shortlist)
+        return await asearch(
+            self._store, self._embedder, reading, text, k=k, instruction=instruction, filter=filter, shortlist=short
+        )  # fmt: skip
 
     def embed_query(self, text: str, *, instruction: InstructionLike = None) -> FloatArray:
         """The vector that a question is searched by: float32 `(dimensions,)`."""
@@ -286,9 +366,20 @@ class Collection:
         """As `embed_query`; the event loop stays free."""
         return await aquery_vector(self._embedder, self._reading, text, instruction)
 
-    def search_by_vector(self, vector: Sequence[float] | FloatArray, *, k: int = 10, filter: Filter | None = None) -> list[Hit]:
-        """The `k` chunks nearest to a vector of the collection's dimensions, best first."""
-        return nearest(self._store, np.asarray(vector, dtype=np.float32), k=k, filter=filter)
+    def search_by_vector(
+        self,
+        vector: Sequence[float] | FloatArray,
+        *,
+        k: int = 10,
+        filter: Filter | None = None,
+        shortlist: Shortlist | str | None = None,
+    ) -> list[Hit]:
+        """The `k` chunks nearest to a vector, best first: by the vectors that are as long, or as `search` with a shortlist."""
+        row = np.asarray(vector, dtype=np.float32)
+        known = self._reading.dimensions
+        length = len(row) if row.ndim == 1 and len(row) != known and shortlist is None else None
+        _, short = self._read_by(length, shortlist)
+        return nearest(self._store, row, k=k, filter=filter, shortlist=short)
 
     def add(
         self,
@@ -348,6 +439,19 @@ class Collection:
         """Close the store, and the model unless the caller gave it. Closing twice is fine."""
         self._resources.close()
 
+    def _read_by(
+        self, dimensions: int | None, shortlist: Shortlist | str | None
+    ) -> tuple[ReadingDefaults, Shortlist | None]:
+        """How a search reads the collection; raises what it can't be read by."""
+        if dimensions is None and shortlist is None:
+            return self._reading, None
+        short = read_shortlist(shortlist)
+        asked = dimensions if short is None else short.dimensions
+        if asked not in self._lengths:  # it may have been added since the collection was opened
+            self._lengths = _whole_lengths(self._store)
+        check_reading(self._lengths, dimensions, short, self.url)
+        return replace(self._reading, dimensions=dimensions or self._reading.dimensions), short
+
     @contextmanager
     def _as_writer(self) -> Iterator[Contract]:
         """The right to write for one change; the collection must still be the one that was opened."""
@@ -359,7 +463,7 @@ class Collection:
                 now = _known_contract(self._store)
                 if now is None:
                     raise collection_not_found(self.url)
-                if now.vectors != self._contract.vectors:
+                if replace(now.vectors, shorter=()) != replace(self._contract.vectors, shorter=()):
                     raise ContractMismatch(f"{self.url} was rebuilt with other vectors since it was opened. Open it again.")
                 yield now
             finally:
@@ -407,6 +511,65 @@ def remove(sources: Sequence[str], *, from_url: str, take_over: bool = False) ->
             store.delete([one for plan in plans for one in plan.stale])
             store.delete([plan.drops_head for plan in plans if plan.drops_head is not None])
         return gone
+
+
+def add_dimension(
+    url: str, dimensions: int, *, take_over: bool = False, on_progress: Callable[[int, int], None] | None = None
+) -> int:
+    """Give all points of a collection shorter vectors besides, cut from those that are stored; nothing is embedded.
+
+    Searches can use them once all points have them. A run that was interrupted goes on where it stopped.
+
+    Args:
+        url: Store URL.
+        dimensions: How long they are.
+        take_over: End the lease of another writer on a server.
+        on_progress: Told how many points were cut, and how many there are.
+
+    Returns:
+        How many points were cut now.
+
+    Raises:
+        CollectionNotFound: There is none.
+        DimensionError: They aren't shorter than the main ones.
+        StoreError: The store keeps one vector for each point, or is held by another writer.
+    """
+    with ExitStack() as resources:
+        store = _existing_store(url, resources)
+        if _known_contract(store) is None:
+            raise not_ours(url)
+        store.acquire(take_over=take_over)
+        total = store.count()
+        done = store.add_dimension(dimensions, None if on_progress is None else lambda some: on_progress(some, total))
+        contract = Contract.from_json(store.read_contract() or {})
+        vectors = contract.vectors
+        if dimensions not in vectors.shorter:
+            shorter = tuple(sorted({*vectors.shorter, dimensions}, reverse=True))
+            store.write_contract(replace(contract, vectors=replace(vectors, shorter=shorter)).to_json())
+            if not is_matryoshka(contract.reading.model, contract.reading.revision):
+                log.warning(UNTRAINED_CUT, contract.reading.model, vectors.native_dimensions, dimensions)
+        return done
+
+
+def remove_dimension(url: str, dimensions: int, *, take_over: bool = False) -> None:
+    """Take the shorter vectors of one length from a collection; the main ones stay.
+
+    Raises:
+        CollectionNotFound: There is none.
+        DimensionError: It has no shorter ones of this length.
+        StoreError: The store is held by another writer.
+    """
+    with ExitStack() as resources:
+        store = _existing_store(url, resources)
+        if _known_contract(store) is None:
+            raise not_ours(url)
+        store.acquire(take_over=take_over)
+        contract = Contract.from_json(store.read_contract() or {})
+        vectors = contract.vectors
+        if dimensions in vectors.shorter:  # first, so that no search asks for what is half gone
+            shorter = tuple(one for one in vectors.shorter if one != dimensions)
+            store.write_contract(replace(contract, vectors=replace(vectors, shorter=shorter)).to_json())
+        store.remove_dimension(dimensions)
 
 
 def adopt(
@@ -498,6 +661,12 @@ def _known_contract(store: Store) -> Contract | None:
     return None
 
 
+def _whole_lengths(store: Store) -> tuple[int, ...]:
+    """The lengths of vectors that all points have, the main one first."""
+    data = store.read_contract()
+    return store.layout().lengths if data is None else Contract.from_json(data).vectors.lengths
+
+
 def _embedder(
     model: str | Path | Embedder | None,
     resources: ExitStack,
@@ -574,9 +743,44 @@ def _chunk_part(settings: ChunkSettings) -> ChunkPart:
     return ChunkPart(settings.label(), settings.max_tokens, settings.overlap_tokens)
 
 
-def _create(store: Store, embedder: Embedder, settings: ChunkSettings, dimensions: int | None) -> Contract:
-    contract = make_contract(embedder, _chunk_part(settings), dimensions=dimensions)
-    store.create(contract.vectors.dimensions, contract.to_json())
+def _check_settings(store: Store, quantization: Quantization | str | None, storage: VectorStorage | str | None) -> None:
+    """Raise UsageError where an existing collection has other settings than are asked for, if any are."""
+    if quantization is not None or storage is not None:
+        check_settings(store.layout(), quantization, storage, store.url)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Which vectors a new collection shall keep; `dimensions` is None for the embedder's own length."""
+
+    dimensions: int | None
+    shorter: tuple[int, ...]
+    quantization: Quantization | None
+    storage: VectorStorage
+
+    def check(self, store: Store) -> None:
+        """Raise StoreError for what the store can't do, before a model is loaded."""
+        layout = VectorLayout(self.dimensions or 1, self.shorter, self.quantization, self.storage)
+        check_capable(layout, store.capabilities, store.url)
+
+    def contract(self, embedder: Embedder, settings: ChunkSettings) -> Contract:
+        """The contract of the new collection; raises DimensionError for a length that the model can't give."""
+        for length in self.shorter:
+            embedder.embed_documents([], dimensions=length)  # no text: this checks the length
+        identity = embedder.identity()
+        main = self.dimensions or embedder.dimensions
+        if self.shorter and main == identity.native_dimensions and not identity.matryoshka:  # or the embedder itself has warned
+            log.warning(UNTRAINED_CUT, identity.model, identity.native_dimensions, self.shorter[0])
+        return make_contract(embedder, _chunk_part(settings), dimensions=self.dimensions, shorter=self.shorter)
+
+    def layout(self, contract: Contract) -> VectorLayout:
+        """How the store keeps its vectors."""
+        return VectorLayout(contract.vectors.dimensions, contract.vectors.shorter, self.quantization, self.storage)
+
+
+def _create(store: Store, embedder: Embedder, settings: ChunkSettings, kept: _Kept) -> Contract:
+    contract = kept.contract(embedder, settings)
+    store.create(kept.layout(contract), contract.to_json())
     return contract
 
 
@@ -589,24 +793,25 @@ def _with_settings(store: Store, known: Contract, settings: ChunkSettings) -> Co
         "The collection was cut with %s and is now cut with %s: documents are cut again, and only new texts are embedded.",
         known.chunks.settings, part.settings,
     )  # fmt: skip
-    changed = dataclasses.replace(known, chunks=part)
+    changed = replace(known, chunks=part)
     store.write_contract(changed.to_json())
     return changed
 
 
 def _staged(
-    store: Store, embedder: Embedder, settings: ChunkSettings, dimensions: int | None, scopes: Set[str]
+    store: Store, embedder: Embedder, settings: ChunkSettings, kept: _Kept, scopes: Set[str]
 ) -> tuple[Store, Contract]:
     """The collection beside the live one: what an interrupted rebuild of the same paths left, or a new one."""
-    contract = make_contract(embedder, _chunk_part(settings), dimensions=dimensions)
+    contract = kept.contract(embedder, settings)
+    layout = kept.layout(contract)
     staged = store.staging()
     begun = _begun(staged, contract, embedder)
-    if begun is not None and all(is_within(source, scopes) for source in staged.sources()):
+    if begun is not None and staged.layout() == layout and all(is_within(source, scopes) for source in staged.sources()):
         return staged, begun
     if staged.exists():
         store.drop_staging()
         staged = store.staging()
-    staged.create(contract.vectors.dimensions, contract.to_json())
+    staged.create(layout, contract.to_json())
     return staged, contract
 
 

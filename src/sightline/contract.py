@@ -25,7 +25,9 @@ from sightline.errors import ContractMismatch
 from sightline.protocols import Embedder
 from sightline.types import EmbedderIdentity, FloatArray
 
-FORMAT_VERSION = 2
+# A contract without shorter vectors is written as version 2, which older readers know; they refuse one with them, because what
+# they would write would lack those vectors.
+FORMAT_VERSION, _PLAIN_VERSION = 3, 2
 # bfloat16 on another device moves a probe by up to 0.001 in cosine; a wrong prompt, pooling or model by far more.
 PROBE_COSINE = 0.995
 PROBE_TEXTS = (
@@ -47,7 +49,11 @@ _Part = TypeVar("_Part", bound="VectorPart | ChunkPart | ReadingDefaults")
 
 @dataclass(frozen=True, slots=True)
 class VectorPart:
-    """What makes two vectors comparable; None is "couldn't be known"."""
+    """What makes two vectors comparable; None is "couldn't be known".
+
+    `dimensions` is the length of the main vectors. `shorter` are those of what every point has besides, longest first: the main
+    ones, cut and of unit norm again. How a store compresses vectors is a setting of the collection, not of the contract.
+    """
 
     dimensions: int
     native_dimensions: int
@@ -57,6 +63,12 @@ class VectorPart:
     embedded_text: str = "page_content"
     distance: str = "cosine"
     normalised: bool = True
+    shorter: tuple[int, ...] = ()
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """All lengths, the main one first."""
+        return (self.dimensions, *self.shorter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +101,11 @@ class Contract:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data; the probes are float16, which moves their cosine by less than 1e-6."""
+        vectors = dataclasses.asdict(self.vectors)
+        shorter = list(vectors.pop("shorter"))
         return {
-            "format_version": FORMAT_VERSION,
-            "vectors": dataclasses.asdict(self.vectors),
+            "format_version": FORMAT_VERSION if shorter else _PLAIN_VERSION,
+            "vectors": {**vectors, "shorter": shorter} if shorter else vectors,
             "chunks": dataclasses.asdict(self.chunks),
             "reading": dataclasses.asdict(self.reading),
             "probes": base64.b64encode(self.probes.astype("<f2").tobytes()).decode("ascii"),
@@ -105,9 +119,9 @@ class Contract:
             ContractMismatch: Another format, or no contract of Sightline at all.
         """
         version = data.get("format_version")
-        if isinstance(version, int) and version < FORMAT_VERSION:
+        if isinstance(version, int) and version < _PLAIN_VERSION:
             raise ContractMismatch(
-                f"The collection's contract has format version {version}, of an early Sightline; this reads {FORMAT_VERSION}. "
+                f"The collection's contract has format version {version}, of an early Sightline; this reads {_PLAIN_VERSION} on. "
                 "Index the documents into a new collection: sightline index PATH --into OTHER_URL"
             )
         if isinstance(version, int) and version > FORMAT_VERSION:
@@ -116,7 +130,8 @@ class Contract:
                 "Upgrade with: pip install --upgrade sightline"
             )
         try:
-            vectors = _part(VectorPart, data["vectors"])
+            given = data["vectors"]
+            vectors = _part(VectorPart, {**given, "shorter": tuple(given.get("shorter", ()))})
             probes = np.frombuffer(base64.b64decode(data["probes"], validate=True), dtype="<f2").astype(np.float32)
             shaped = probes.reshape(2 * len(PROBE_TEXTS), vectors.dimensions)
             return cls(vectors, _part(ChunkPart, data["chunks"]), _part(ReadingDefaults, data["reading"]), shaped)
@@ -144,17 +159,23 @@ class Mark:
         return cls(frozenset(data.get("unfinished", ())), data.get("last_run", {}))
 
 
-def make_contract(embedder: Embedder, chunks: ChunkPart, *, dimensions: int | None = None) -> Contract:
+def make_contract(
+    embedder: Embedder, chunks: ChunkPart, *, dimensions: int | None = None, shorter: Sequence[int] = ()
+) -> Contract:
     """The contract of a new collection that `embedder` writes; embeds the probes.
 
     Args:
         embedder: Who will embed the documents.
         chunks: How they will be cut.
         dimensions: Length of the vectors; None is the embedder's.
+        shorter: Lengths of those that the points have besides, longest first.
     """
     length = embedder.dimensions if dimensions is None else dimensions
     identity = embedder.identity()
-    vectors = VectorPart(length, identity.native_dimensions, identity.fingerprint, identity.pooling, identity.document_prompt)
+    vectors = VectorPart(
+        length, identity.native_dimensions, identity.fingerprint, identity.pooling, identity.document_prompt,
+        shorter=tuple(shorter),
+    )  # fmt: skip
     probes = probe(embedder, length, query_prompt=identity.query_prompt)
     return Contract(vectors, chunks, reading_defaults(embedder, length), probes)
 

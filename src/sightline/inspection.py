@@ -12,6 +12,7 @@ import numpy as np
 from sightline.contract import Contract, Mark
 from sightline.errors import StoreError
 from sightline.protocols import Store
+from sightline.types import Quantization, VectorStorage
 
 _SAMPLE = 1000
 
@@ -33,7 +34,11 @@ class Inspection:
     Args:
         url: Where.
         contract: The contract as JSON data without its probes; None in a collection that Sightline didn't make.
-        dimensions: Length of the vectors.
+        dimensions: Length of the main vectors.
+        shorter: Lengths of those that all points have besides.
+        unfinished_dimensions: Lengths that were begun to be added or removed, and not all points have.
+        quantization: What the vectors are compressed to besides; None is nothing.
+        storage: Their number format.
         points: Chunks, whoever wrote them.
         foreign_points: Those that another program wrote.
         documents: Documents that are wholly there.
@@ -49,6 +54,10 @@ class Inspection:
     url: str
     contract: Mapping[str, Any] | None
     dimensions: int
+    shorter: tuple[int, ...]
+    unfinished_dimensions: tuple[int, ...]
+    quantization: Quantization | None
+    storage: VectorStorage
     points: int
     foreign_points: int
     documents: int
@@ -70,10 +79,16 @@ def inspect(store: Store) -> Inspection:
     heads = {head.source: head for head in store.heads()}
     whole = [source for source, head in heads.items() if head.document_hash and head.num_chunks == sources.get(source)]
     points = store.count()
+    layout = store.layout()
+    whole_lengths = layout.shorter if contract is None else tuple(contract["vectors"].get("shorter", ()))
     return Inspection(
         url=store.url,
         contract=contract,
-        dimensions=store.dimensions(),
+        dimensions=layout.dimensions,
+        shorter=whole_lengths,
+        unfinished_dimensions=tuple(one for one in layout.shorter if one not in whole_lengths),
+        quantization=layout.quantization,
+        storage=layout.storage,
         points=points,
         foreign_points=points - sum(sources.values()),
         documents=len(whole),

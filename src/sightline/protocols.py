@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -23,7 +23,9 @@ from sightline.types import (
     Priority,
     Record,
     Role,
+    Shortlist,
     TokenizedText,
+    VectorLayout,
 )
 
 Texts: TypeAlias = Sequence[str] | Sequence[TokenizedText] | Sequence[str | TokenizedText]
@@ -121,6 +123,7 @@ class StoreCapabilities:
     persistent: bool
     several_dimensions: bool
     quantization: bool
+    float16: bool
 
 
 class Store(Protocol):
@@ -135,8 +138,8 @@ class Store(Protocol):
     capabilities: StoreCapabilities
 
     def exists(self) -> bool: ...
-    def dimensions(self) -> int:
-        """Length of the collection's vectors."""
+    def layout(self) -> VectorLayout:
+        """How the collection keeps its vectors; `shorter` names a length from the moment on that new points get it."""
     def count(self) -> int:
         """How many points there are, whoever wrote them."""
     def disk_bytes(self) -> int | None:
@@ -146,7 +149,14 @@ class Store(Protocol):
         """Become the only writer or raise StoreLocked, which names the other one; `take_over` ends a server's lease."""
     def release(self) -> None:
         """Let the next writer in, and go on as a reader; what writes acquires again."""
-    def create(self, dimensions: int, contract: Mapping[str, Any]) -> None: ...
+    def create(self, layout: VectorLayout, contract: Mapping[str, Any]) -> None: ...
+    def add_dimension(self, dimensions: int, on_progress: Callable[[int], None] | None = None) -> int:
+        """Keep one more shorter length, cut from what is stored; gives how many points lacked it.
+
+        One that was interrupted goes on. `on_progress` is told how many points got it so far.
+        """
+    def remove_dimension(self, dimensions: int) -> None:
+        """Keep one of the shorter lengths no longer."""
     def read_contract(self) -> Mapping[str, Any] | None:
         """The stored contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
     def write_contract(self, contract: Mapping[str, Any]) -> None:
@@ -157,7 +167,10 @@ class Store(Protocol):
         """Replace the mark at once; it is durable when this returns."""
 
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
-        """Write points; returns only when the store has acknowledged them. An existing point is replaced whole."""
+        """Write points; returns only when the store has acknowledged them. An existing point is replaced whole.
+
+        `vectors` are the main ones, `(n, dimensions)`; the store cuts the shorter ones from them.
+        """
     def update(self, points: Sequence[Point]) -> None:
         """Replace everything but the vector and the text of existing points; ids that aren't there are left out."""
     def delete(self, ids: Sequence[str]) -> None: ...
@@ -173,7 +186,13 @@ class Store(Protocol):
         """Points with their vectors, whoever wrote them; all that meet the filter, or `limit` of them."""
     def records_of(self, ids: Sequence[str]) -> list[Record]:
         """Points with their vectors by their ids, whoever wrote them, in any order; ids that aren't there are left out."""
-    def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]: ...
+    def search(
+        self, vector: FloatArray, *, limit: int, filter: Filter | None = None, shortlist: Shortlist | None = None
+    ) -> list[Hit]:
+        """The nearest points, best first, by the vectors that are as long as `vector`; only a main one takes a shortlist.
+
+        On a quantised collection the scores are those of the vectors themselves.
+        """
 
     def staging(self) -> Store:
         """The collection beside this one that a rebuild fills under this one's lock; an interrupted one is there already."""

@@ -1,4 +1,4 @@
-"""question -> instruction -> vector -> hits, with instruction and dimensions taken from the contract."""
+"""question -> instruction -> vector -> (shortlist ->) hits, with instruction and dimensions taken from the contract."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sightline.contract import ReadingDefaults, behind_prompt
 from sightline.errors import UsageError
 from sightline.metadata import known_id
 from sightline.protocols import Embedder, InstructionLike, Store
-from sightline.types import Filter, FloatArray, Hit
+from sightline.types import Filter, FloatArray, Hit, Shortlist
 
 
 def search(
@@ -21,6 +21,7 @@ def search(
     k: int = 10,
     instruction: InstructionLike = None,
     filter: Filter | None = None,
+    shortlist: Shortlist | None = None,
 ) -> list[Hit]:
     """The `k` chunks nearest to a question, best first.
 
@@ -32,9 +33,10 @@ def search(
         k: How many hits, at least 1.
         instruction: What the question looks with; None is the collection's own.
         filter: What the hits' metadata must hold.
+        shortlist: How candidates are found by shorter vectors first, if at all.
     """
     check_k(k)
-    return nearest(store, query_vector(embedder, reading, text, instruction), k=k, filter=filter)
+    return nearest(store, query_vector(embedder, reading, text, instruction), k=k, filter=filter, shortlist=shortlist)
 
 
 async def asearch(
@@ -46,17 +48,21 @@ async def asearch(
     k: int = 10,
     instruction: InstructionLike = None,
     filter: Filter | None = None,
+    shortlist: Shortlist | None = None,
 ) -> list[Hit]:
     """As `search`; the event loop stays free, and questions that are asked at once share a batch."""
     check_k(k)
     vector = await aquery_vector(embedder, reading, text, instruction)
-    return await asyncio.to_thread(nearest, store, vector, k=k, filter=filter)
+    return await asyncio.to_thread(nearest, store, vector, k=k, filter=filter, shortlist=shortlist)
 
 
-def nearest(store: Store, vector: FloatArray, *, k: int, filter: Filter | None = None) -> list[Hit]:
+def nearest(
+    store: Store, vector: FloatArray, *, k: int, filter: Filter | None = None, shortlist: Shortlist | None = None
+) -> list[Hit]:
     """The `k` chunks nearest to a vector; rows that were added have their callers' ids."""
     check_k(k)
-    return [replace(hit, id=known_id(hit.id, hit.source)) for hit in store.search(vector, limit=k, filter=filter)]
+    hits = store.search(vector, limit=k, filter=filter, shortlist=shortlist)
+    return [replace(hit, id=known_id(hit.id, hit.source)) for hit in hits]
 
 
 def query_vector(embedder: Embedder, reading: ReadingDefaults, text: str, instruction: InstructionLike = None) -> FloatArray:

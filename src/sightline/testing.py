@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sightline.cutting import cut
 from sightline.embedding.base import BaseEmbedder
-from sightline.embedding.dimensions import DimensionRange, cut
+from sightline.embedding.dimensions import DimensionRange
 from sightline.embedding.instructions import Instructions
 from sightline.errors import (
     CollectionNotFound,
@@ -42,7 +43,11 @@ from sightline.types import (
     OnEmbeddingProgress,
     Point,
     Priority,
+    Quantization,
     Role,
+    Shortlist,
+    VectorLayout,
+    VectorStorage,
 )
 
 _WORD = re.compile(r"\w+")
@@ -104,6 +109,7 @@ class HashEmbedder(BaseEmbedder):
             document_prompt=self._instructions.prompt(Role.DOCUMENT),
             query_prompt=self._instructions.prompt(Role.QUERY),
             max_length=None,
+            matryoshka=self._range.matryoshka,
         )
 
     def stats(self) -> EmbeddingStats:
@@ -171,6 +177,7 @@ class StoreConformance:
     """
 
     dimensions = 16
+    short = (8, 4)
     # More points than any store reads or writes in one request; a store that takes a second for a few hundred lowers it.
     many = 5500
     contract: Mapping[str, Any] = {"format": 1, "model": "hash", "nested": {"list": [1, 2.5, None, "ü"], "yes": True}}
@@ -198,9 +205,24 @@ class StoreConformance:
         unit: FloatArray = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
         return unit
 
-    def fill(self, store: Store, points: Sequence[Point]) -> FloatArray:
+    def make_clusters(self, count: int, seed: int = 7) -> FloatArray:
+        """Unit vectors of 64 dimensions about a dozen centres, as those of texts are, float32 `(count, 64)`."""
+        centres = np.random.default_rng(1).normal(size=(12, 64))
+        numbers = np.random.default_rng(seed)
+        rows = centres[numbers.integers(12, size=count)] + 0.7 * numbers.normal(size=(count, 64))
+        unit: FloatArray = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        return unit
+
+    def skip_unless(self, store: Store, can: bool, what: str) -> None:
+        """End a test here where a store doesn't have what it is about."""
+        import pytest
+
+        if not can:
+            pytest.skip(f"{store.url} has no {what}")
+
+    def fill(self, store: Store, points: Sequence[Point], shorter: tuple[int, ...] = ()) -> FloatArray:
         """Make the collection and write `points`; gives their vectors."""
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions, shorter), self.contract)
         vectors = self.make_vectors(len(points))
         store.upsert(points, vectors)
         return vectors
@@ -223,7 +245,7 @@ class StoreConformance:
         vector = self.make_vectors(1)
         operations = (
             store.count,
-            store.dimensions,
+            store.layout,
             store.heads,
             store.sources,
             store.read_mark,
@@ -244,20 +266,20 @@ class StoreConformance:
 
     def test_create_keeps_the_contract(self, store: Store) -> None:
         """The contract comes back as it was given, and the collection is empty."""
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         assert store.exists() is True
         assert store.read_contract() == self.contract
         assert store.read_mark() == {}
-        assert (store.count(), store.dimensions()) == (0, self.dimensions)
+        assert (store.count(), store.layout().dimensions) == (0, self.dimensions)
         assert store.search(self.make_vectors(1)[0], limit=3) == []
 
     def test_create_refuses_what_is_there(self, store: Store) -> None:
         """A second `create` is refused and leaves the first one's contract."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         with pytest.raises(StoreError):
-            store.create(self.dimensions, {"other": 1})
+            store.create(VectorLayout(self.dimensions), {"other": 1})
         assert store.read_contract() == self.contract
 
     def test_create_refuses_odd_dimensions_and_contracts(self, store: Store) -> None:
@@ -265,10 +287,10 @@ class StoreConformance:
         import pytest
 
         with pytest.raises(DimensionError):
-            store.create(0, self.contract)
+            store.create(VectorLayout(0), self.contract)
         for contract in ({"x": float("nan")}, {"x": {1, 2}}, {1: "x"}):
             with pytest.raises(UsageError):
-                store.create(self.dimensions, contract)  # type: ignore[arg-type]
+                store.create(VectorLayout(self.dimensions), contract)  # type: ignore[arg-type]
         assert store.exists() is False
 
     def test_contract_and_mark_are_replaced_whole(self, store: Store) -> None:
@@ -317,7 +339,7 @@ class StoreConformance:
 
     def test_an_empty_upsert_writes_nothing(self, store: Store) -> None:
         """No points with no vectors is fine."""
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         store.upsert([], self.make_vectors(0))
         assert store.count() == 0
 
@@ -571,15 +593,15 @@ class StoreConformance:
             store.promote()
         beside = store.staging()
         assert beside.exists() is False
-        beside.create(self.dimensions // 2, {"new": True})
+        beside.create(VectorLayout(self.dimensions // 2), {"new": True})
         half = cut(self.make_vectors(3, seed=3), self.dimensions // 2)
         fresh = self.make_points(3, "docs/new.md")
         beside.upsert(fresh, half)
         beside.write_mark({"unfinished": ["docs"]})
-        assert (store.count(), store.read_contract(), store.dimensions()) == (5, self.contract, self.dimensions)
+        assert (store.count(), store.read_contract(), store.layout().dimensions) == (5, self.contract, self.dimensions)
         assert store.staging().count() == 3
         store.promote()
-        assert (store.count(), store.dimensions()) == (3, self.dimensions // 2)
+        assert (store.count(), store.layout().dimensions) == (3, self.dimensions // 2)
         assert (store.read_contract(), store.read_mark()) == ({"new": True}, {"unfinished": ["docs"]})
         [hit] = store.search(half[1], limit=1)
         assert hit.id == fresh[1].id
@@ -596,7 +618,7 @@ class StoreConformance:
             pytest.skip(f"{store.url} keeps nothing")
         self.fill(store, self.make_points(5))
         beside = store.staging()
-        beside.create(self.dimensions, {"new": True})
+        beside.create(VectorLayout(self.dimensions), {"new": True})
         beside.upsert(self.make_points(3, "docs/new.md"), self.make_vectors(3))
         again = self.reopen(store)
         try:
@@ -607,6 +629,168 @@ class StoreConformance:
             assert again.count() == 5
         finally:
             again.close()
+
+    def test_vectors_of_several_lengths_are_searched_alone(self, store: Store) -> None:
+        """A query of a shorter length ranks by the vectors of that length, cut and of unit norm; records have the main ones."""
+        self.skip_unless(store, store.capabilities.several_dimensions, "several dimensions")
+        points = self.make_points(60)
+        vectors = self.fill(store, points, self.short)
+        assert store.layout() == VectorLayout(self.dimensions, self.short)
+        for length in (self.dimensions, *self.short):
+            query = self.make_vectors(1, seed=8)[0, :length]
+            exact = cut(vectors, length).astype(np.float64) @ query / np.linalg.norm(query)
+            hits = store.search(query, limit=10)
+            assert [hit.id for hit in hits] == [points[row].id for row in np.argsort(-exact)[:10]]
+            assert np.allclose([hit.score for hit in hits], np.sort(exact)[::-1][:10], rtol=0, atol=1e-5)
+        assert {len(record.vector) for record in store.records()} == {self.dimensions}
+        assert {len(record.vector) for record in store.records_of([point.id for point in points])} == {self.dimensions}
+        assert {len(row) for row in store.vectors_of([points[3].text]).values()} == {self.dimensions}
+
+    def test_a_shortlist_is_rescored_by_the_main_vectors(self, store: Store) -> None:
+        """The hits are the best of the candidates by their main vectors, with the exact cosines of those."""
+        self.skip_unless(store, store.capabilities.several_dimensions, "several dimensions")
+        points = self.make_points(200)
+        vectors = self.fill(store, points, self.short)
+        query, length = self.make_vectors(1, seed=9)[0], self.short[-1]
+        candidates = np.argsort(-(cut(vectors, length) @ cut(query[None], length)[0]))[:20]
+        scores = vectors[candidates] @ query
+        hits = store.search(query, limit=5, shortlist=Shortlist(length, 20))
+        assert [hit.id for hit in hits] == [points[candidates[at]].id for at in np.argsort(-scores)[:5]]
+        assert np.allclose([hit.score for hit in hits], np.sort(scores)[::-1][:5], rtol=0, atol=1e-5)
+
+    def test_a_shortlist_meets_the_filter(self, store: Store) -> None:
+        """Candidates are counted among what the filter allows, so none is lost to what it doesn't."""
+        self.skip_unless(store, store.capabilities.several_dimensions, "several dimensions")
+        points = [replace(one, metadata={"even": row % 2 == 0}) for row, one in enumerate(self.make_points(60))]
+        vectors = self.fill(store, points, self.short)
+        hits = store.search(vectors[1], limit=30, filter={"even": True}, shortlist=Shortlist(self.short[0], 30))
+        assert sorted(hit.id for hit in hits) == sorted(point.id for point in points[::2])
+
+    def test_a_replaced_point_is_found_by_its_new_short_vector(self, store: Store) -> None:
+        """All lengths of a point are of one vector."""
+        self.skip_unless(store, store.capabilities.several_dimensions, "several dimensions")
+        points = self.make_points(30)
+        self.fill(store, points, self.short)
+        new = self.make_vectors(1, seed=4)
+        store.upsert(points[7:8], new)
+        for length in self.short:
+            [hit] = store.search(cut(new, length)[0], limit=1)
+            assert (hit.id, round(hit.score, 4)) == (points[7].id, 1.0)
+
+    def test_a_shortlist_that_can_not_be_made_is_refused(self, store: Store) -> None:
+        """No vectors of that length, or fewer candidates than hits, is a clear error."""
+        import pytest
+
+        self.skip_unless(store, store.capabilities.several_dimensions, "several dimensions")
+        vectors = self.fill(store, self.make_points(9), self.short)
+        for query, shortlist in (
+            (vectors[0], Shortlist(self.dimensions - 1, 20)),
+            (cut(vectors, self.short[0])[0], Shortlist(self.short[1], 20)),
+        ):
+            with pytest.raises(DimensionError):
+                store.search(query, limit=5, shortlist=shortlist)
+        with pytest.raises(UsageError, match="can't give 5 hits"):
+            store.search(vectors[0], limit=5, shortlist=Shortlist(self.short[0], 4))
+
+    def test_a_length_is_added_from_what_is_stored(self, store: Store) -> None:
+        """Points that were there and new ones have it; adding it again finds nothing to do, and removing it takes it away."""
+        import pytest
+
+        self.skip_unless(store, store.capabilities.several_dimensions, "several dimensions")
+        length = self.short[0]
+        points = self.make_points(300)
+        vectors = self.fill(store, points[:290])
+        seen: list[int] = []
+        store.add_dimension(length, seen.append)
+        assert (store.layout().shorter, sorted(seen)) == ((length,), seen)
+        more = self.make_vectors(10, seed=3)
+        store.upsert(points[290:], more)
+        assert store.add_dimension(length) == 0
+        exact = cut(np.concatenate([vectors, more]), length)
+        query = self.make_vectors(1, seed=8)[0, :length]
+        expected = [points[row].id for row in np.argsort(-(exact @ query))[:10]]
+        assert [hit.id for hit in store.search(query, limit=10)] == expected
+        if store.capabilities.persistent:
+            store = self.reopen(store)
+            assert [hit.id for hit in store.search(query, limit=10)] == expected
+        try:
+            store.remove_dimension(length)
+            assert store.layout() == VectorLayout(self.dimensions)
+            with pytest.raises(DimensionError):
+                store.search(query, limit=10)
+            store.upsert(points[:1], vectors[:1])
+            assert store.count() == 300
+        finally:
+            store.close()
+
+    def test_lengths_that_make_no_sense_are_refused(self, store: Store) -> None:
+        """A shorter length is shorter, comes once, and was there before it goes."""
+        import pytest
+
+        for shorter in ((self.dimensions,), (self.short[1], self.short[0]), (self.short[0],) * 2, (0,)):
+            with pytest.raises(DimensionError):
+                store.create(VectorLayout(self.dimensions, shorter), self.contract)
+        assert store.exists() is False
+        self.fill(store, self.make_points(1))
+        with pytest.raises(DimensionError, match="shorter"):
+            store.add_dimension(self.dimensions)
+        with pytest.raises(DimensionError, match="none"):
+            store.remove_dimension(self.short[0])
+
+    def test_what_a_store_can_not_keep_is_refused(self, store: Store) -> None:
+        """Several lengths, quantisation and float16 are refused before anything is made, with the stores that have them."""
+        import pytest
+
+        can = store.capabilities
+        layouts = {
+            VectorLayout(self.dimensions, self.short): can.several_dimensions,
+            VectorLayout(self.dimensions, quantization=Quantization.SCALAR): can.quantization,
+            VectorLayout(self.dimensions, storage=VectorStorage.FLOAT16): can.float16,
+        }
+        for layout in [one for one, is_possible in layouts.items() if not is_possible]:
+            with pytest.raises(StoreError, match="edge:DIR"):
+                store.create(layout, self.contract)
+        assert store.exists() is False
+        if not can.several_dimensions:
+            vectors = self.fill(store, self.make_points(1))
+            with pytest.raises(StoreError, match="edge:DIR"):
+                store.search(vectors[0], limit=1, shortlist=Shortlist(self.short[0], 1))
+            with pytest.raises(StoreError, match="edge:DIR"):
+                store.add_dimension(self.short[0])
+
+    def test_a_quantised_collection_is_searched_by_its_vectors(self, store: Store) -> None:
+        """Whatever they are compressed to, a plain search and a shortlist find and score by the vectors themselves."""
+        self.skip_unless(store, store.capabilities.quantization, "quantisation")
+        self.fill(store, self.make_points(1))
+        points, vectors, queries = self.make_points(600), self.make_clusters(600), self.make_clusters(20, seed=8)
+        for kind in Quantization:
+            beside = store.staging()
+            beside.create(VectorLayout(64, (32,), kind), self.contract)
+            store.promote()
+            assert store.layout() == VectorLayout(64, (32,), kind)
+            store.upsert(points, vectors)
+            for shortlist in (None, Shortlist(32, 200)):
+                found = 0
+                for query in queries:
+                    hits = store.search(query, limit=10, shortlist=shortlist)
+                    scores = {point.id: float(row @ query) for point, row in zip(points, vectors, strict=True)}
+                    best = sorted(scores, key=lambda one: -scores[one])[:10]
+                    found += len(set(best) & {hit.id for hit in hits})
+                    assert np.allclose([hit.score for hit in hits], [scores[hit.id] for hit in hits], rtol=0, atol=1e-4)
+                assert found >= 0.9 * 10 * len(queries), (kind, shortlist)
+
+    def test_float16_vectors_come_back_nearly(self, store: Store) -> None:
+        """Half the bytes, three digits."""
+        self.skip_unless(store, store.capabilities.float16, "float16")
+        points = self.make_points(30)
+        store.create(VectorLayout(self.dimensions, self.short, storage=VectorStorage.FLOAT16), self.contract)
+        vectors = self.make_vectors(30)
+        store.upsert(points, vectors)
+        assert store.layout().storage == VectorStorage.FLOAT16
+        stored = {record.point.id: record.vector for record in store.records()}
+        assert np.allclose([stored[point.id] for point in points], vectors, rtol=0, atol=1e-3)
+        [hit] = store.search(cut(vectors[4:5], self.short[0])[0], limit=1)
+        assert hit.id == points[4].id
 
     def test_texts_come_back_as_they_are(self, store: Store) -> None:
         """Scripts, emoji, newlines, blanks, NUL and the empty text survive, in texts and sources."""
@@ -645,7 +829,7 @@ class StoreConformance:
         """What isn't JSON data is refused with its place, and nothing is written."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         values: list[Any] = [float("nan"), float("inf"), {1, 2}, b"bytes", object(), 2**63, {1: "x"}, ["ok", {"a": float("nan")}]]
         for value in values:
             points = self.make_points(2)
@@ -658,7 +842,7 @@ class StoreConformance:
         """Metadata can't pretend to be our bookkeeping."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         with pytest.raises(UsageError, match="sightline_head"):
             store.upsert(self.make_points(1, metadata={"sightline_head": 1}), self.make_vectors(1))
         assert store.count() == 0
@@ -667,7 +851,7 @@ class StoreConformance:
         """Half a character in text or metadata is refused with the name of its source, and nothing is written."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         [point] = self.make_points(1)
         odd = (replace(point, text="a\ud800b"), replace(point, metadata={"k": "\udfff"}), replace(point, metadata={"\ud800": 1}))
         for one in odd:
@@ -693,7 +877,7 @@ class StoreConformance:
         """Another dimension, another count, or one bare vector is refused before anything is written."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         points, vectors = self.make_points(3), self.make_vectors(3)
         for odd in (vectors[:, :-1], np.hstack([vectors, vectors]), vectors[:2], vectors[0], np.zeros((3, 0), np.float32)):
             with pytest.raises(UsageError):
@@ -707,7 +891,7 @@ class StoreConformance:
         """An id that isn't a UUID, or twice the same id in one batch, is refused."""
         import pytest
 
-        store.create(self.dimensions, self.contract)
+        store.create(VectorLayout(self.dimensions), self.contract)
         [point] = self.make_points(1)
         for points in ([replace(point, id="doc-1")], [replace(point, id=point.id.upper())], [point, point]):
             with pytest.raises(UsageError):

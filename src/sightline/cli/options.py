@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sightline.errors import UsageError
-from sightline.types import Filter
+from sightline.types import Filter, Quantization, VectorStorage
 
 _CONDITION = re.compile(r"(?P<key>.+?)(?P<operator>>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
 _BOUNDS = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
@@ -31,6 +31,35 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _names(given: str | None) -> tuple[str, ...] | None:
     return None if given is None else tuple(name.strip() for name in given.split(",") if name.strip())
+
+
+def layout_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which vectors a new collection keeps."""
+    lengths = click.option(
+        "--dimensions",
+        metavar="N,...",
+        callback=lambda _context, _parameter, given: lengths_of(given),
+        help="Length of the vectors, or several to keep: 1024,256. Default: the collection's own, or the model's.",
+    )
+    quantization = click.option(
+        "--quantization",
+        type=click.Choice(list(map(str, Quantization))),
+        help="What a new collection's vectors are compressed to besides, for less memory.",
+    )
+    storage = click.option(
+        "--storage", type=click.Choice(list(map(str, VectorStorage))), help="Number format of a new collection's vectors."
+    )
+    return lengths(quantization(storage(command)))
+
+
+def lengths_of(given: str | None) -> tuple[int, ...] | None:
+    """Lengths of a text like 1024,256."""
+    if given is None:
+        return None
+    try:
+        return tuple(int(one) for one in given.split(","))
+    except ValueError as error:
+        raise UsageError(f"--dimensions {given!r} isn't a length or several, e.g. 256 or 1024,256.") from error
 
 
 def json_option(what: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

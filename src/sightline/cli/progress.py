@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -21,6 +21,21 @@ def show_progress() -> Iterator[OnIndexProgress]:
             yield on_progress
     else:
         yield _Plain()
+
+
+@contextmanager
+def show_count(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Draw how many of how many are done; on a terminal only, because such work takes seconds."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task(what, total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
 
 
 class _Plain:

@@ -24,6 +24,8 @@ _PLACES = ("page", "slide", "row", "cell", "part", "line")
 @click.option("--model", metavar="MODEL", help="A copy of the collection's model, e.g. a folder. Default: the one it names.")
 @click.option("--instruction", metavar="NAME_OR_TEXT", help="What the question looks with. Default: the collection's own.")
 @click.option("--filter", "filters", multiple=True, metavar="KEY=VALUE", help="Only such hits; also KEY>=NUMBER, KEY<NUMBER ...")
+@click.option("--dimensions", type=int, metavar="N", help="Search by the collection's shorter vectors of this length alone.")
+@click.option("--shortlist", metavar="N:COUNT", help="Find COUNT by vectors of N dimensions, rescore them by the main ones.")
 @click.option("--trust", is_flag=True, help="Fetch the model that the collection names, whatever it is.")
 @run_options
 @json_option("the hits")
@@ -34,6 +36,8 @@ def search(
     model: str | None,
     instruction: str | None,
     filters: tuple[str, ...],
+    dimensions: int | None,
+    shortlist: str | None,
     trust: bool,
     device: str | None,
     devices: tuple[str, ...] | None,
@@ -50,11 +54,14 @@ def search(
       sightline search "late deliveries" --in chroma:./db/handbook -k 3
       sightline search "E1021" --in edge:./kb --instruction "Given an error code, find its explanation"
       sightline search "fees" --in edge:./kb --filter lang=de --filter "year>=2020"
+      sightline search "lost luggage" --in edge:./kb --shortlist 256:200
       sightline search "opening hours" --in edge:./kb --json | jq '.[0].source'
     """
     wanted = parse_filters(filters)
     with api.open_collection(url, model=model, trust=trust, device=device, devices=devices, dtype=dtype) as collection:
-        hits = collection.search(text, k=k, instruction=instruction, filter=wanted)
+        hits = collection.search(
+            text, k=k, instruction=instruction, filter=wanted, dimensions=dimensions, shortlist=shortlist
+        )  # fmt: skip
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(hit) for hit in hits], ensure_ascii=False, indent=2))
     elif hits:

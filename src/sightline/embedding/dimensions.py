@@ -1,4 +1,4 @@
-"""pooled -> dimensions: cut to the asked length, then normalise. The one place where vectors are cut."""
+"""The lengths that a model's vectors can have."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sightline.errors import DimensionError
-from sightline.types import FloatArray
+
+# For a log line: model, its own length, the length it is cut to.
+UNTRAINED_CUT = (
+    "%s isn't known to be trained to be cut (Matryoshka): its vectors of %d dimensions, cut to %d, may find less. "
+    "Measure it on your own questions, or take a model that was trained for it."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +37,3 @@ class DimensionRange:
         if not is_integer or not self.minimum <= dimensions <= self.native:
             raise DimensionError(f"dimensions={dimensions!r} is out of range: this model gives {self.minimum} to {self.native}.")
         return int(dimensions)
-
-
-def cut(vectors: FloatArray, dimensions: int) -> FloatArray:
-    """Cut rows of `(n, native)` to `(n, dimensions)` and give them unit norm. Non-finite rows stay non-finite.
-
-    Raises:
-        DimensionError: `dimensions` is longer than the vectors.
-    """
-    if dimensions > vectors.shape[1]:
-        raise DimensionError(f"dimensions={dimensions} is out of range: the vectors have {vectors.shape[1]}.")
-    short = np.ascontiguousarray(vectors[:, :dimensions], dtype=np.float32)
-    # float64 norm: the unit norm is then right to float32's last bit, whatever the length.
-    norms = np.sqrt(np.einsum("ij,ij->i", short, short, dtype=np.float64, casting="same_kind"))
-    norms[norms == 0] = 1.0
-    result: FloatArray = (short / norms[:, None]).astype(np.float32)
-    return result

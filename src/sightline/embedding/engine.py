@@ -34,7 +34,7 @@ from sightline.embedding.base import BaseEmbedder
 from sightline.embedding.batching import BatchPolicy
 from sightline.embedding.cleaning import check_steps, clean
 from sightline.embedding.device import Place, check_devices, check_dtype, choose_places, common_dtype, default_batch_tokens
-from sightline.embedding.dimensions import DimensionRange
+from sightline.embedding.dimensions import UNTRAINED_CUT, DimensionRange
 from sightline.embedding.elsewhere import ReadTokens
 from sightline.embedding.identity import fingerprint
 from sightline.embedding.instructions import Instructions, check_template
@@ -164,7 +164,8 @@ class EmbeddingEngine(BaseEmbedder):
         folder = Path(model).expanduser()
         self._model, self._pooling = str(folder.resolve() if folder.is_dir() else model), pooling
         self._range = _dimension_range(self._spec)
-        self._dimensions = self._range.check(dimensions)
+        self._has_warned_of_cut = False
+        self._dimensions = self.check_dimensions(dimensions)
         self._instructions = self.make_instructions(
             custom=instructions, query=query_instruction, document=document_instruction, template=instruction_template
         )
@@ -214,6 +215,7 @@ class EmbeddingEngine(BaseEmbedder):
             document_prompt=self._instructions.prompt(Role.DOCUMENT),
             query_prompt=self._instructions.prompt(Role.QUERY),
             max_length=self.max_length,
+            matryoshka=self._range.matryoshka,
         )
 
     def stats(self) -> EmbeddingStats:
@@ -274,8 +276,15 @@ class EmbeddingEngine(BaseEmbedder):
         )
 
     def check_dimensions(self, dimensions: int | None) -> int:
-        """Return `dimensions`, or the model's own for None; raise DimensionError when the model can't give them."""
-        return self._range.check(dimensions)
+        """Return `dimensions`, or the model's own for None; raise DimensionError when the model can't give them.
+
+        Warns once of a model that isn't known to be trained for it.
+        """
+        length = self._range.check(dimensions)
+        if length < self._range.native and not self._range.matryoshka and not self._has_warned_of_cut:
+            self._has_warned_of_cut = True
+            log.warning(UNTRAINED_CUT, self._spec.name, self._range.native, length)
+        return length
 
     def count_tokens(self, texts: Sequence[str], prompt: str | None = None) -> list[int]:
         """Tokens of each text behind `prompt` (None is the documents' own), special tokens included, however long it is."""
@@ -562,8 +571,8 @@ def _check_arguments(
 
 def _dimension_range(spec: ModelSpec) -> DimensionRange:
     if spec.family is not None:
-        return DimensionRange(spec.family.minimum_dimensions, spec.native_dimensions, matryoshka=True)
-    return DimensionRange(1, spec.native_dimensions)
+        return DimensionRange(spec.family.minimum_dimensions, spec.native_dimensions, spec.matryoshka)
+    return DimensionRange(1, spec.native_dimensions, spec.matryoshka)
 
 
 def _loader(spec: ModelSpec, run: _RunSettings, places: Sequence[Place]) -> Any:

@@ -6,6 +6,7 @@ Nothing here imports torch or reads weights.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
 import re
@@ -89,6 +90,18 @@ FAMILIES = (
 )
 
 
+# Models whose cards say that they were trained to be cut.
+MATRYOSHKA_MODELS = (
+    "Qwen/Qwen3-Embedding-*",
+    "nomic-ai/nomic-embed-text-v1.5",
+    "mixedbread-ai/mxbai-embed-large-v1",
+    "Snowflake/snowflake-arctic-embed-m-v1.5",
+    "Snowflake/snowflake-arctic-embed-?-v2.0",
+    "google/embeddinggemma-300m",
+)
+_MATRYOSHKA_LOSS = "MatryoshkaLoss"
+
+
 @dataclass(frozen=True)
 class PoolingSpec:
     """How hidden states become one vector: one or several modes side by side, with or without the prompt's tokens."""
@@ -145,6 +158,7 @@ class ModelSpec:
         lowercase: Whether texts are lowercased before the tokenizer's own normalisation.
         weights: The safetensors files.
         family: What the files don't say, or None.
+        matryoshka: Whether it was trained to be cut; None is unknown.
     """
 
     name: str
@@ -162,6 +176,7 @@ class ModelSpec:
     lowercase: bool = False
     weights: tuple[Path, ...] = ()
     family: ModelFamily | None = None
+    matryoshka: bool | None = None
 
 
 def load_spec(model: str | Path, *, revision: str | None = None, pooling: str | Sequence[str] | None = None) -> ModelSpec:
@@ -235,7 +250,26 @@ def read_spec(root: Path, *, name: str, revision: str | None = None, pooling: st
         lowercase=lowercase,
         weights=weights,
         family=family,
+        matryoshka=True if family else _is_matryoshka(name, root),
     )
+
+
+def is_matryoshka(model: str, revision: str | None = None) -> bool | None:
+    """Whether a model was trained to be cut, as far as that is known without asking the hub; None is unknown."""
+    if any(fnmatch.fnmatchcase(model, pattern) for pattern in MATRYOSHKA_MODELS):
+        return True
+    try:
+        return load_spec(model, revision=revision).matryoshka if is_local(model, revision) else None
+    except ModelError:
+        return None
+
+
+def _is_matryoshka(name: str, root: Path) -> bool | None:
+    """By its name, or by its card: sentence-transformers writes the losses of a training there."""
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in MATRYOSHKA_MODELS):
+        return True
+    card = root / "README.md"
+    return True if card.is_file() and _MATRYOSHKA_LOSS in card.read_text(encoding="utf-8", errors="replace") else None
 
 
 def _package_folder(name: str) -> Path:

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from sightline.cutting import cut
 from sightline.embedding.batching import BatchPolicy, Filling
-from sightline.embedding.dimensions import cut
 from sightline.embedding.tokens import TokenizedPart
 from sightline.types import EmbeddingProgress, FloatArray, OnEmbeddingProgress, Priority
 

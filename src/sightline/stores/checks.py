@@ -14,7 +14,8 @@ import numpy as np
 
 from sightline.errors import CollectionNotFound, DimensionError, StoreError, UsageError
 from sightline.metadata import check_text, plain_metadata
-from sightline.types import FloatArray, Point
+from sightline.protocols import StoreCapabilities
+from sightline.types import FloatArray, Point, Shortlist, VectorLayout, VectorStorage
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _EXAMPLE_ID = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
@@ -40,12 +41,30 @@ def checked_updates(points: Sequence[Point]) -> list[Point]:
     return plain
 
 
-def checked_query(vector: FloatArray, dimensions: int) -> FloatArray:
-    """Return a query vector as float32 `(dimensions,)`."""
+def checked_query(vector: FloatArray, layout: VectorLayout, shortlist: Shortlist | None = None, limit: int = 1) -> FloatArray:
+    """Return a query vector as float32, as long as one of the layout's; a shortlist must suit it and the limit.
+
+    Raises:
+        UsageError: what can't be searched by; its kind DimensionError where a length is none of the layout's.
+    """
     if np.ndim(vector) != 1:
-        raise UsageError(f"A query is one vector of shape ({dimensions},); got an array of shape {np.shape(vector)}.")
-    row: FloatArray = _finite_rows(np.asarray(vector)[None, :], dimensions, ["the query"])[0]
+        raise UsageError(f"A query is one vector of shape ({layout.dimensions},); got an array of shape {np.shape(vector)}.")
+    length = len(vector) if len(vector) in layout.shorter else layout.dimensions
+    row: FloatArray = _finite_rows(np.asarray(vector)[None, :], length, ["the query"])[0]
+    if shortlist is not None:
+        _check_shortlist(shortlist, row, layout, limit)
     return row
+
+
+def _check_shortlist(shortlist: Shortlist, row: FloatArray, layout: VectorLayout, limit: int) -> None:
+    if len(row) != layout.dimensions or shortlist.dimensions not in layout.shorter:
+        others = ", ".join(map(str, layout.shorter)) or "none"
+        raise DimensionError(
+            f"A shortlist by {shortlist.dimensions} dimensions with a query of {len(row)} can't be made: the query has the main"
+            f" {layout.dimensions} dimensions, and the collection's shorter ones are: {others}."
+        )
+    if shortlist.candidates < limit:
+        raise UsageError(f"A shortlist of {shortlist.candidates} can't give {limit} hits; give more candidates than hits.")
 
 
 def checked_ids(ids: Sequence[str]) -> list[str]:
@@ -67,11 +86,59 @@ def checked_limit(limit: int) -> int:
     return int(limit)
 
 
+def checked_layout(layout: VectorLayout, capabilities: StoreCapabilities, url: str) -> VectorLayout:
+    """Return how a new collection keeps its vectors.
+
+    Raises:
+        DimensionError: a length below 1, or shorter ones that aren't shorter or come twice.
+        StoreError: the store can't keep vectors so.
+    """
+    lengths = [checked_dimensions(one) for one in layout.lengths]
+    if sorted(set(lengths), reverse=True) != lengths:
+        raise DimensionError(
+            f"shorter={layout.shorter!r} is out of order: each is given once, the longest first, and all are shorter than"
+            f" {layout.dimensions}."
+        )
+    check_capable(layout, capabilities, url)
+    return layout
+
+
+def check_capable(layout: VectorLayout, capabilities: StoreCapabilities, url: str) -> None:
+    """Raise StoreError unless a store can keep vectors so."""
+    if layout.shorter and not capabilities.several_dimensions:
+        raise incapable(url, f"keeps one vector for each point, so {layout.shorter[0]} can't lie beside {layout.dimensions}")
+    if layout.quantization is not None and not capabilities.quantization:
+        raise incapable(url, f"can't quantise vectors ({layout.quantization})")
+    if layout.storage != VectorStorage.FLOAT32 and not capabilities.float16:
+        raise incapable(url, f"keeps vectors as float32 only, not as {layout.storage}")
+
+
 def checked_dimensions(dimensions: int) -> int:
-    """Return the length of a new collection's vectors; raise DimensionError below 1."""
+    """Return the length of vectors to be kept; raise DimensionError below 1."""
     if isinstance(dimensions, bool) or not isinstance(dimensions, (int, np.integer)) or dimensions < 1:
         raise DimensionError(f"dimensions={dimensions!r} is out of range: a collection's vectors have at least 1.")
     return int(dimensions)
+
+
+def checked_addition(dimensions: int, layout: VectorLayout, capabilities: StoreCapabilities, url: str) -> VectorLayout:
+    """Return the layout with one more shorter length, or as it is where that is there already; raises as `checked_layout`."""
+    if dimensions in layout.shorter:
+        return layout
+    if checked_dimensions(dimensions) >= layout.dimensions:
+        raise DimensionError(
+            f"dimensions={dimensions} is out of range: what is added to {url} is cut from its {layout.dimensions} dimensions,"
+            " so it must be shorter."
+        )
+    longer = replace(layout, shorter=tuple(sorted({*layout.shorter, dimensions}, reverse=True)))
+    return checked_layout(longer, capabilities, url)
+
+
+def checked_removal(dimensions: int, layout: VectorLayout, url: str) -> VectorLayout:
+    """Return the layout without one of its shorter lengths; raise DimensionError where it isn't one."""
+    if dimensions not in layout.shorter:
+        others = ", ".join(map(str, layout.shorter)) or "none"
+        raise DimensionError(f"{url} keeps no shorter vectors of {dimensions} dimensions; those that can go: {others}.")
+    return replace(layout, shorter=tuple(one for one in layout.shorter if one != dimensions))
 
 
 def contract_json(contract: Mapping[str, Any]) -> str:
@@ -108,6 +175,11 @@ def not_ours(url: str) -> StoreError:
         f"Adopt it with: sightline adopt {shlex.quote(url)} --model MODEL, "
         "or index into another one: sightline index PATH --into OTHER_URL"
     )
+
+
+def incapable(url: str, what: str) -> StoreError:
+    """The error of asking a store for what it can't do."""
+    return StoreError(f"{url} {what}. Stores that can: edge:DIR and a server, qdrant://HOST:PORT/COLLECTION.")
 
 
 def store_closed(url: str) -> StoreError:

@@ -33,16 +33,19 @@ from sightline.errors import (
 )
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
-    checked_dimensions,
+    checked_addition,
     checked_ids,
+    checked_layout,
     checked_limit,
     checked_points,
     checked_query,
+    checked_removal,
     checked_updates,
     collection_exists,
     collection_not_found,
     contract_json,
     directory_bytes,
+    incapable,
     make_directory,
     not_ours,
     nothing_staged,
@@ -63,7 +66,7 @@ from sightline.stores.payload import (
     text_digest,
     to_flat,
 )
-from sightline.types import Filter, FloatArray, Head, Hit, Point, Record
+from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 
 try:
     import chromadb
@@ -105,7 +108,7 @@ class ChromaStore:
 
     def __init__(self, url: str, name: str, database: Database, parent: ChromaStore | None = None) -> None:
         self.url = url
-        self.capabilities = StoreCapabilities(persistent=True, several_dimensions=False, quantization=False)
+        self.capabilities = StoreCapabilities(persistent=True, several_dimensions=False, quantization=False, float16=False)
         self._name = name
         self._database = database
         self._parent = parent
@@ -127,9 +130,9 @@ class ChromaStore:
         """Whether the database has a collection of this name, whoever made it."""
         return self._find() is not None
 
-    def dimensions(self) -> int:
-        """Length of the collection's vectors; raise StoreError for an empty collection that Sightline didn't make."""
-        return self._read(self._dimensions)
+    def layout(self) -> VectorLayout:
+        """The length of the collection's vectors; raise StoreError for an empty collection that Sightline didn't make."""
+        return self._read(self._layout)
 
     def count(self) -> int:
         """How many points the collection holds."""
@@ -171,15 +174,17 @@ class ChromaStore:
             if was_writer:  # not under the guard: a lease waits for its heartbeat, which may be waiting for the guard
                 self._database.release()
 
-    def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
+    def create(self, layout: VectorLayout, contract: Mapping[str, Any]) -> None:
         """Make the collection; the database too, where there is none.
 
         Raises:
+            StoreError: several lengths, quantisation or float16, none of which Chroma has.
             UsageError: the directory can't be made.
             StoreError: there is a collection of this name already.
             StoreLocked: another process writes.
         """
-        metadata = {CONTRACT_KEY: contract_json(contract), DIMENSIONS_KEY: checked_dimensions(dimensions)}
+        length = checked_layout(layout, self.capabilities, self.url).dimensions
+        metadata = {CONTRACT_KEY: contract_json(contract), DIMENSIONS_KEY: length}
         if self._find() is not None:
             raise collection_exists(self.url)
         self.acquire()
@@ -187,6 +192,15 @@ class ChromaStore:
             raise collection_exists(self.url)
         if not self._database.create(self._name, metadata) and self.read_contract() != contract:
             raise collection_exists(self.url)
+
+    def add_dimension(self, dimensions: int, on_progress: Callable[[int], None] | None = None) -> int:
+        """Raise StoreError: Chroma keeps one vector for each record."""
+        checked_addition(dimensions, self.layout(), self.capabilities, self.url)
+        return 0
+
+    def remove_dimension(self, dimensions: int) -> None:
+        """Raise DimensionError: there is none that could go."""
+        checked_removal(dimensions, self.layout(), self.url)
 
     def read_contract(self) -> Mapping[str, Any] | None:
         """The contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
@@ -201,7 +215,7 @@ class ChromaStore:
         self.acquire()
         self._database.check()
         collection = self._existing()
-        self._change(collection, {CONTRACT_KEY: text, DIMENSIONS_KEY: self.dimensions()})
+        self._change(collection, {CONTRACT_KEY: text, DIMENSIONS_KEY: self.layout().dimensions})
 
     def read_mark(self) -> Mapping[str, Any]:
         """The mark as JSON data; empty before the first one."""
@@ -217,7 +231,7 @@ class ChromaStore:
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
         """Write points; an existing one is replaced whole."""
         collection = self._writable()
-        plain, array = checked_points(points, vectors, self._dimensions(collection))
+        plain, array = checked_points(points, vectors, self._layout(collection).dimensions)
         if any(point.head is not None for point in plain):
             self._database.check()
         flat = [to_flat(point) for point in plain]
@@ -306,7 +320,9 @@ class ChromaStore:
             found += _records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE)))
         return found
 
-    def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
+    def search(
+        self, vector: FloatArray, *, limit: int, filter: Filter | None = None, shortlist: Shortlist | None = None
+    ) -> list[Hit]:
         """The nearest points by cosine similarity that meet the filter, best first.
 
         Where the collection's own distance is another, what is nearest by that one is ordered by cosine.
@@ -314,7 +330,9 @@ class ChromaStore:
         conditions = parse_filter(filter)
 
         def read(collection: Any) -> list[Hit]:
-            query = checked_query(vector, self._dimensions(collection))
+            if shortlist is not None:
+                raise incapable(self.url, "keeps one vector for each point, so nothing can be shortlisted by shorter ones")
+            query = checked_query(vector, self._layout(collection))
             most = min(checked_limit(limit), int(self._request("count", collection.count)))
             try:
                 clause = where(conditions)
@@ -414,7 +432,7 @@ class ChromaStore:
         except CollectionNotFound:
             return read(self._existing())
 
-    def _dimensions(self, collection: Any) -> int:
+    def _layout(self, collection: Any) -> VectorLayout:
         known = (collection.metadata or {}).get(DIMENSIONS_KEY)
         if known is None:
             first = self._request("dimensions", lambda: collection.get(limit=1, include=["embeddings"]))["embeddings"]
@@ -424,7 +442,7 @@ class ChromaStore:
                     " Remove it, or index into another name."
                 )
             known = len(first[0])
-        return int(known)
+        return VectorLayout(int(known))
 
     def _change(self, collection: Any, changes: Mapping[str, Any], *, name: str | None = None) -> None:
         """Change keys of the collection's metadata, None removing one, and perhaps its name, in one commit."""

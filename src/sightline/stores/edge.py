@@ -21,14 +21,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sightline.cutting import cut
 from sightline.errors import SightlineError, StoreError, StoreLocked
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
-    checked_dimensions,
+    checked_addition,
     checked_ids,
+    checked_layout,
     checked_limit,
     checked_points,
     checked_query,
+    checked_removal,
     checked_updates,
     collection_exists,
     collection_not_found,
@@ -41,6 +44,7 @@ from sightline.stores.checks import (
 from sightline.stores.edge_directory import EdgeDirectory, Entry, Manifest, new_shard_name
 from sightline.stores.edge_engine import engine
 from sightline.stores.edge_filters import FLAGS_KEY, engine_filter, equals, flags_of
+from sightline.stores.edge_vectors import MAIN, engine_vectors, new_vector, request, shard_config
 from sightline.stores.filters import Condition, matches, parse_filter
 from sightline.stores.payload import (
     HEAD_FIELDS,
@@ -57,13 +61,15 @@ from sightline.stores.payload import (
     to_nested,
 )
 from sightline.stores.turns import Turn
-from sightline.types import Filter, FloatArray, Head, Hit, Point, Record
+from sightline.types import Filter, FloatArray, Head, Hit, Point, Quantization, Record, Shortlist, VectorLayout
 
 # The GIL is held during each call: 256 points of 1,024 dimensions take 5 ms, which other threads hardly notice.
 _POINTS_PER_CALL = 256
 _RECORDS_PER_PAGE = 1000
 # Below this, searching without an index takes a few milliseconds, and building one takes longer than it will ever save.
 _OPTIMIZE_FROM = 100_000
+# The engine compresses to scalars when it builds the index, which it does from 10,000 kB of float32 on; to all else at once.
+_SCALAR_FROM = 10_000 * 1024 // 4
 _OPTIMIZE = "import sys; from sightline.stores.edge import build_index; build_index(*sys.argv[1:])"
 _INDEXED = {
     SOURCE_KEY: engine.PayloadSchemaType.Keyword,
@@ -92,7 +98,7 @@ class EdgeStore:
 
     def __init__(self, url: str, directory: Path | EdgeDirectory, parent: EdgeStore | None = None) -> None:
         self.url = url
-        self.capabilities = StoreCapabilities(persistent=True, several_dimensions=False, quantization=False)
+        self.capabilities = StoreCapabilities(persistent=True, several_dimensions=True, quantization=True, float16=True)
         self._directory = directory if isinstance(directory, EdgeDirectory) else EdgeDirectory(url, directory)
         self._parent = parent
         self._beside: EdgeStore | None = None
@@ -105,9 +111,9 @@ class EdgeStore:
         """Whether the directory holds a collection."""
         return self._found() is not None
 
-    def dimensions(self) -> int:
-        """Length of the collection's vectors."""
-        return self._entry().dimensions
+    def layout(self) -> VectorLayout:
+        """How the collection keeps its vectors, read without opening the shard."""
+        return self._entry().layout
 
     def count(self) -> int:
         """How many points the collection holds."""
@@ -131,7 +137,7 @@ class EdgeStore:
         if self._parent is None:
             self._directory.release()
 
-    def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
+    def create(self, layout: VectorLayout, contract: Mapping[str, Any]) -> None:
         """Make the collection in an empty or new directory, or the staging one.
 
         Raises:
@@ -140,7 +146,7 @@ class EdgeStore:
             StoreLocked: another process is at it.
         """
         self._check_open()
-        entry = Entry(new_shard_name(), checked_dimensions(dimensions), _json(contract))
+        entry = Entry(new_shard_name(), checked_layout(layout, self.capabilities, self.url), _json(contract))
         with self._guard:
             if self._parent is None:
                 self._directory.prepare()
@@ -149,7 +155,7 @@ class EdgeStore:
                 if self.exists():
                     raise collection_exists(self.url)
             try:
-                self._open(self._wait_for(entry), entry, partial(_new_shard, entry.dimensions))
+                self._open(self._wait_for(entry), entry, partial(_new_shard, entry.layout))
                 with self._directory.changing() as write:
                     write(Manifest(entry) if self._parent is None else replace(self._manifest(), staging=entry))
             except BaseException:
@@ -157,6 +163,33 @@ class EdgeStore:
                 if self._parent is None:
                     self._directory.release()
                 raise
+
+    def add_dimension(self, dimensions: int, on_progress: Callable[[int], None] | None = None) -> int:
+        """Keep one more shorter length: the engine gets its name first, then the manifest, and then the points, page by page."""
+        self.acquire()
+        layout = checked_addition(dimensions, self.layout(), self.capabilities, self.url)
+        self._write(new_vector(dimensions, layout))
+        self._change(lambda entry: replace(entry, layout=layout))
+        done = 0
+        lacking = engine.Filter(must_not=[engine.HasVectorCondition(str(dimensions))])
+        for records in self._pages(lacking, [], vectors=[MAIN]):
+            rows = cut(np.stack([self._vector(record) for record in records]), dimensions)
+            self._write(engine.UpdateOperation.update_vectors(
+                [engine.PointVectors(record.id, {str(dimensions): row}) for record, row in zip(records, rows, strict=True)]
+            ))  # fmt: skip
+            done += len(records)
+            if on_progress is not None:
+                on_progress(done)
+        if layout.quantization is not None:
+            self._build_index()  # the engine compresses a vector that is new to a segment only when it rewrites that
+        return done
+
+    def remove_dimension(self, dimensions: int) -> None:
+        """Keep one of the shorter lengths no longer; the manifest forgets it first."""
+        self.acquire()
+        layout = checked_removal(dimensions, self.layout(), self.url)
+        self._change(lambda entry: replace(entry, layout=layout))
+        self._write(engine.UpdateOperation.delete_vector_name(str(dimensions)))
 
     def read_contract(self) -> Mapping[str, Any] | None:
         """The contract as JSON data, read without opening the shard; None when there is no collection."""
@@ -180,10 +213,12 @@ class EdgeStore:
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
         """Write points; each call of 256 is applied whole, and it is in the write-ahead log when it returns."""
         self.acquire()
-        plain, array = checked_points(points, vectors, self.dimensions())
+        layout = self.layout()
+        plain, array = checked_points(points, vectors, layout.dimensions)
         for start in range(0, len(plain), _POINTS_PER_CALL):
-            rows = range(start, min(start + _POINTS_PER_CALL, len(plain)))
-            batch = [engine.Point(plain[row].id, array[row], _payload(plain[row])) for row in rows]
+            some = plain[start : start + _POINTS_PER_CALL]
+            rows = engine_vectors(array[start : start + _POINTS_PER_CALL], layout)
+            batch = [engine.Point(point.id, row, _payload(point)) for point, row in zip(some, rows, strict=True)]
             self._write(engine.UpdateOperation.upsert_points(batch))
 
     def update(self, points: Sequence[Point]) -> None:
@@ -243,16 +278,19 @@ class EdgeStore:
         found: list[Record] = []
         for batch in _slices(only_uuids(ids), _RECORDS_PER_PAGE):
             with self._using() as opened:
-                found += map(self._record, opened.shard.retrieve(batch, True, True))
+                found += map(self._record, opened.shard.retrieve(batch, True, [MAIN]))
         return found
 
-    def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
+    def search(
+        self, vector: FloatArray, *, limit: int, filter: Filter | None = None, shortlist: Shortlist | None = None
+    ) -> list[Hit]:
         """The nearest points by cosine similarity that meet the filter, best first."""
         conditions = parse_filter(filter)
         wanted = checked_limit(limit)
         with self._using() as opened:  # in one go: a rebuild that comes in between may have vectors of another length
-            row: Any = checked_query(vector, opened.entry.dimensions)  # the engine takes arrays, whatever its stubs say
-            return _nearest(opened.shard, engine.Query.Nearest(row), wanted, conditions)
+            layout = opened.entry.layout
+            row = checked_query(vector, layout, shortlist, wanted)
+            return _nearest(opened.shard, partial(request, row, layout, shortlist), wanted, conditions)
 
     def staging(self) -> EdgeStore:
         """The collection that `promote` puts in this one's place."""
@@ -361,6 +399,8 @@ class EdgeStore:
                 self._put_away(yielding=True)
                 opened = None
             opened = opened or self._load()
+            if opened.entry != entry and opened.entry.shard == entry.shard:  # its layout is another one by now
+                opened = self._opened = replace(opened, entry=entry)
             with self._engine():
                 yield opened
 
@@ -422,10 +462,13 @@ class EdgeStore:
                 opened.turn.release(yielding=yielding)
 
     def _optimize(self) -> None:
-        """Build the search index where it pays; in a process of its own, because the engine holds the GIL all the while."""
+        """Build the search index where it pays."""
         # Who interrupted a run wants it to end now; the next one builds the index.
-        if not self._has_written or sys.exception() is not None or not self._is_large():
-            return
+        if self._has_written and sys.exception() is None and self._is_large():
+            self._build_index()
+
+    def _build_index(self) -> None:
+        """Rewrite the segments as the engine would have them; in another process, because it holds the GIL all the while."""
         shard = self._entry().shard
         self._put_away()
         # The child takes its own turn, so that the shard is known to be held even when this process is killed. It imports
@@ -441,12 +484,21 @@ class EdgeStore:
                 info = opened.shard.info()
         except SightlineError:  # gone or held by somebody: nothing to be built on the way out
             return False
-        return int(info.points_count) - int(info.indexed_vectors_count) > _OPTIMIZE_FROM
+        waiting = int(info.points_count) - int(info.indexed_vectors_count)
+        if self.layout().quantization == Quantization.SCALAR:
+            return waiting * self.layout().dimensions > _SCALAR_FROM
+        return waiting > _OPTIMIZE_FROM
 
     def _scroll(
         self, where: Any, fields: list[str] | bool, *, vectors: bool = False, page: int | None = None
     ) -> Iterator[Any]:
-        """Records page by page; `page` is how many are likely to be enough."""
+        """Records, read page by page; `page` is how many are likely to be enough."""
+        for records in self._pages(where, fields, vectors=[MAIN] if vectors else False, page=page):
+            yield from records
+
+    def _pages(
+        self, where: Any, fields: list[str] | bool, *, vectors: list[str] | bool, page: int | None = None
+    ) -> Iterator[list[Any]]:
         size = max(1, min(page or _RECORDS_PER_PAGE, _RECORDS_PER_PAGE))
         offset, first = None, None
         while True:
@@ -458,7 +510,8 @@ class EdgeStore:
             first = first or opened.entry.shard
             if opened.entry.shard != first:
                 raise StoreError(f"{self.url} was rebuilt while it was read, and half of each is neither. Read it again.")
-            yield from records
+            if records:
+                yield records
             if offset is None:
                 return
 
@@ -492,10 +545,11 @@ def build_index(url: str, directory: str, shard: str) -> None:
     Raises:
         StoreLocked: somebody else has the shard open and doesn't give way.
     """
-    turn = EdgeDirectory(url, Path(directory)).turn(shard, threading.RLock(), lambda: None)
+    known = EdgeDirectory(url, Path(directory))
+    turn = known.turn(shard, threading.RLock(), lambda: None)
     turn.take()
     try:
-        opened = engine.EdgeShard.load(str(Path(directory, shard)))
+        opened = engine.EdgeShard.load(str(Path(directory, shard)), _config_of(shard, known.manifest()))
         opened.optimize()
         opened.flush()
         opened.close()
@@ -503,9 +557,15 @@ def build_index(url: str, directory: str, shard: str) -> None:
         turn.release()
 
 
-def _new_shard(dimensions: int, path: str) -> Any:
-    vectors = engine.EdgeVectorParams(size=dimensions, distance=engine.Distance.Cosine)
-    shard = engine.EdgeShard.create(path, engine.EdgeConfig(vectors=vectors))
+def _config_of(shard: str, manifest: Manifest | None) -> Any:
+    """The settings of a quantised shard, which a length that was added to it lacks; None leaves a shard as it is."""
+    entries = [] if manifest is None else [manifest.current, manifest.staging]
+    layout = next((entry.layout for entry in entries if entry is not None and entry.shard == shard), None)
+    return None if layout is None or layout.quantization is None else shard_config(layout)
+
+
+def _new_shard(layout: VectorLayout, path: str) -> Any:
+    shard = engine.EdgeShard.create(path, shard_config(layout))
     for key, kind in _INDEXED.items():
         shard.update(engine.UpdateOperation.create_field_index(key, kind))
     shard.flush()
@@ -519,13 +579,13 @@ def _overwrite(points: Sequence[Point], shard: Any) -> None:
             shard.update(engine.UpdateOperation.overwrite_payload([point.id], _payload(point)))
 
 
-def _nearest(shard: Any, query: Any, wanted: int, conditions: Sequence[Condition]) -> list[Hit]:
+def _nearest(shard: Any, request: Callable[[int, Any], Any], wanted: int, conditions: Sequence[Condition]) -> list[Hit]:
     where = engine_filter(conditions)
     most = int(shard.count(engine.CountRequest()))
     asked = min(wanted, most)  # the engine makes room for as many hits, however few there are
     hits: list[Hit] = []
     while asked:
-        scored = shard.query(engine.QueryRequest(limit=asked, query=query, filter=where, with_payload=True))
+        scored = shard.query(request(asked, where))
         points = [(point_from_nested(str(one.id), one.payload), float(one.score)) for one in scored]
         # The engine's filter lets through a little more than it should, and never less.
         hits = [hit(point, score) for point, score in points if matches(conditions, point.source, point.metadata)]

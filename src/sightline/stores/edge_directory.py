@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from sightline.errors import StoreError, UsageError
 from sightline.stores.checks import collection_exists, make_directory
 from sightline.stores.locks import LOCK_NAME, DirectoryLock
 from sightline.stores.turns import Turn
+from sightline.types import Quantization, VectorLayout, VectorStorage
 
 MANIFEST_NAME = "sightline.json"
 _TEMPORARY_NAME = "sightline.json.tmp"
-_FORMAT = 1
+# A manifest whose collections have nothing but vectors of one length in float32 is written as format 1, which older ones read.
+_PLAIN_FORMAT, _FORMAT = 1, 2
 _SHARD = re.compile(r"shard-[0-9a-f]{12}")
 _BESIDE_SHARD = re.compile(r"shard-[0-9a-f]{12}\.(lock|wanted)")
 # Where an optimisation that was killed leaves its half-made segments for ever.
@@ -37,7 +39,7 @@ class Entry:
     """One collection of the directory."""
 
     shard: str
-    dimensions: int
+    layout: VectorLayout
     contract: Mapping[str, Any]
     mark: Mapping[str, Any] = field(default_factory=dict)
 
@@ -135,7 +137,10 @@ class EdgeDirectory:
     def _write(self, manifest: Manifest) -> None:
         """Replace the manifest at once and for good: after a crash there is the old one or the new one, never half of one."""
         temporary = self.path / _TEMPORARY_NAME
-        content = {"format": _FORMAT, **asdict(manifest)}
+        entries = {"current": manifest.current, "staging": manifest.staging}
+        is_plain = all(entry is None or entry.layout == VectorLayout(entry.layout.dimensions) for entry in entries.values())
+        content: dict[str, Any] = {"format": _PLAIN_FORMAT if is_plain else _FORMAT}
+        content |= {key: None if entry is None else _entry_json(entry) for key, entry in entries.items()}
         try:
             with temporary.open("w", encoding="utf-8") as file:
                 json.dump(content, file, ensure_ascii=True, indent=1)
@@ -203,9 +208,9 @@ def _read(path: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} can't be read: {error}. Restore it, or index again into a new directory.") from error
     version = data.get("format") if isinstance(data, dict) else None
-    if isinstance(version, int) and version != _FORMAT:
+    if isinstance(version, int) and not _PLAIN_FORMAT <= version <= _FORMAT:
         what = "Upgrade with: pip install --upgrade sightline" if version > _FORMAT else "Index again into a new directory."
-        raise StoreError(f"{path} has format {version}; this Sightline reads format {_FORMAT}. {what}")
+        raise StoreError(f"{path} has format {version}; this Sightline reads formats {_PLAIN_FORMAT} to {_FORMAT}. {what}")
     try:
         staging = data["staging"]
         return Manifest(_entry(data["current"]), None if staging is None else _entry(staging))
@@ -215,10 +220,35 @@ def _read(path: Path) -> Manifest:
         ) from error
 
 
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON data; what its layout says beyond the length stands under one key, where it says anything."""
+    layout = entry.layout
+    data: dict[str, Any] = {"shard": entry.shard, "dimensions": layout.dimensions}
+    if layout != VectorLayout(layout.dimensions):
+        data["layout"] = {"shorter": layout.shorter, "quantization": layout.quantization, "storage": layout.storage}
+    return {**data, "contract": entry.contract, "mark": entry.mark}
+
+
 def _entry(data: Mapping[str, Any]) -> Entry:
-    entry = Entry(**data)
-    fits = isinstance(entry.dimensions, int) and isinstance(entry.contract, dict) and isinstance(entry.mark, dict)
+    layout = _layout(data["dimensions"], data.get("layout", {}))
+    entry = Entry(layout=layout, **{key: value for key, value in data.items() if key not in ("dimensions", "layout")})
+    fits = isinstance(entry.contract, dict) and isinstance(entry.mark, dict)
     # A name, never a path: a manifest from elsewhere must not lead out of its directory.
     if not fits or not isinstance(entry.shard, str) or not _SHARD.fullmatch(entry.shard):
         raise ValueError("an entry of another shape")
     return entry
+
+
+def _layout(dimensions: Any, more: Any) -> VectorLayout:
+    if not isinstance(more, dict):
+        raise ValueError("a layout of another shape")
+    quantization = more.get("quantization")
+    layout = VectorLayout(
+        dimensions,
+        tuple(more.get("shorter", ())),
+        None if quantization is None else Quantization(quantization),
+        VectorStorage(more.get("storage", VectorStorage.FLOAT32)),
+    )
+    if not all(isinstance(one, int) for one in layout.lengths):
+        raise ValueError("lengths that are no numbers")
+    return layout

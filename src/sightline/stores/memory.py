@@ -7,20 +7,23 @@ import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
+from sightline.cutting import cut
 from sightline.errors import StoreLocked
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
-    checked_dimensions,
+    checked_addition,
     checked_ids,
+    checked_layout,
     checked_limit,
     checked_points,
     checked_query,
+    checked_removal,
     checked_updates,
     collection_exists,
     collection_not_found,
@@ -30,12 +33,12 @@ from sightline.stores.checks import (
 )
 from sightline.stores.filters import matches, parse_filter
 from sightline.stores.payload import hit
-from sightline.types import Filter, FloatArray, Head, Hit, Point, Record
+from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 
 
 @dataclass
 class _Collection:
-    dimensions: int
+    layout: VectorLayout
     contract: str
     mark: str = "{}"
     points: dict[str, Point] = field(default_factory=dict)
@@ -60,7 +63,7 @@ class MemoryStore:
 
     def __init__(self, url: str, name: str | None) -> None:
         self.url = url
-        self.capabilities = StoreCapabilities(persistent=False, several_dimensions=False, quantization=False)
+        self.capabilities = StoreCapabilities(persistent=False, several_dimensions=True, quantization=False, float16=False)
         self._slot = _Slot() if name is None else _SHARED.setdefault(name, _Slot())
         self._parent: MemoryStore | None = None
         self._closed = False
@@ -70,9 +73,9 @@ class MemoryStore:
         self._check_open()
         return self._slot.collection is not None
 
-    def dimensions(self) -> int:
-        """Length of the collection's vectors."""
-        return self._collection().dimensions
+    def layout(self) -> VectorLayout:
+        """Which lengths the collection has; the shorter ones are cut when they are searched."""
+        return self._collection().layout
 
     def count(self) -> int:
         """How many points the collection holds."""
@@ -100,14 +103,27 @@ class MemoryStore:
             if self._slot.writer is self:
                 self._slot.writer = None
 
-    def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
+    def create(self, layout: VectorLayout, contract: Mapping[str, Any]) -> None:
         """Make the collection; raise StoreError when it is there already."""
-        made = _Collection(checked_dimensions(dimensions), contract_json(contract))
+        made = _Collection(checked_layout(layout, self.capabilities, self.url), contract_json(contract))
         with self._slot.lock:
             self.acquire()
             if self._slot.collection is not None:
                 raise collection_exists(self.url)
             self._slot.collection = made
+
+    def add_dimension(self, dimensions: int, on_progress: Callable[[int], None] | None = None) -> int:
+        """Allow one more shorter length; nothing has to be written for it."""
+        with self._slot.lock:
+            collection = self._writable()
+            collection.layout = checked_addition(dimensions, collection.layout, self.capabilities, self.url)
+        return 0
+
+    def remove_dimension(self, dimensions: int) -> None:
+        """Allow one of the shorter lengths no longer."""
+        with self._slot.lock:
+            collection = self._writable()
+            collection.layout = checked_removal(dimensions, collection.layout, self.url)
 
     def read_contract(self) -> Mapping[str, Any] | None:
         """The contract as JSON data; None before `create`."""
@@ -131,7 +147,7 @@ class MemoryStore:
         """Write points; an existing one is replaced whole."""
         with self._slot.lock:
             collection = self._writable()
-            plain, array = checked_points(points, vectors, collection.dimensions)
+            plain, array = checked_points(points, vectors, collection.layout.dimensions)
             for point, row in zip(plain, array, strict=True):
                 collection.points[point.id] = point
                 collection.vectors[point.id] = row.copy()
@@ -191,20 +207,26 @@ class MemoryStore:
             found = [one for one in dict.fromkeys(ids) if one in collection.points]
             return [Record(copy.deepcopy(collection.points[one]), collection.vectors[one].copy()) for one in found]
 
-    def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
+    def search(
+        self, vector: FloatArray, *, limit: int, filter: Filter | None = None, shortlist: Shortlist | None = None
+    ) -> list[Hit]:
         """The nearest points by cosine similarity that meet the filter, best first."""
         conditions = parse_filter(filter)
         with self._slot.lock:
             collection = self._collection()
-            query = checked_query(vector, collection.dimensions)
             limit = checked_limit(limit)
+            query = checked_query(vector, collection.layout, shortlist, limit)
             points = [point for point in collection.points.values() if matches(conditions, point.source, point.metadata)]
             if not points:
                 return []
             rows = np.stack([collection.vectors[point.id] for point in points])
-        scores = _cosine(rows, query)
-        best = sorted(range(len(points)), key=lambda i: (-scores[i], points[i].id))[:limit]
-        return [hit(copy.deepcopy(points[i]), float(scores[i])) for i in best]
+        ids = [point.id for point in points]
+        near: Sequence[int] = range(len(points))
+        if shortlist is not None:
+            short = _cosine(cut(rows, shortlist.dimensions), query[: shortlist.dimensions])
+            near = _best(near, short, ids)[: shortlist.candidates]
+        scores = _cosine(cut(rows, len(query)), query)
+        return [hit(copy.deepcopy(points[row]), float(scores[row])) for row in _best(near, scores, ids)[:limit]]
 
     def staging(self) -> Self:
         """The collection that `promote` puts in this one's place."""
@@ -255,6 +277,10 @@ class MemoryStore:
 
 def _embedded(point: Point) -> str:
     return point.text if point.embedded_text is None else point.embedded_text
+
+
+def _best(rows: Sequence[int], scores: FloatArray, ids: Sequence[str]) -> Sequence[int]:
+    return sorted(rows, key=lambda row: (-scores[row], ids[row]))
 
 
 def _cosine(rows: FloatArray, query: FloatArray) -> FloatArray:

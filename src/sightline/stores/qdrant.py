@@ -15,7 +15,7 @@ import copy
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,14 +23,17 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from sightline.cutting import cut
 from sightline.errors import MissingExtra, StoreError
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
-    checked_dimensions,
+    checked_addition,
     checked_ids,
+    checked_layout,
     checked_limit,
     checked_points,
     checked_query,
+    checked_removal,
     checked_updates,
     collection_exists,
     collection_not_found,
@@ -55,7 +58,7 @@ from sightline.stores.payload import (
     to_nested,
 )
 from sightline.stores.qdrant_filters import native_filter
-from sightline.types import Filter, FloatArray, Head, Hit, Point, Record
+from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 
 try:
     from qdrant_client import QdrantClient, models
@@ -65,9 +68,10 @@ else:  # these need the client
     from sightline.stores.qdrant_database import Call, Database
     from sightline.stores.qdrant_directory import Directory
     from sightline.stores.qdrant_errors import finished
-    from sightline.stores.qdrant_layout import Layout, layout_of, vector_of, vector_selector
+    from sightline.stores.qdrant_layout import Layout, layout_of, vector_of, vector_selector, vectors_by_name
     from sightline.stores.qdrant_names import CONTRACT_KEY, MARK_KEY, Names
     from sightline.stores.qdrant_server import Server
+    from sightline.stores.qdrant_vectors import add_vector, lacks_vector, query_options, remove_vector, write_vectors
 
 T = TypeVar("T")
 
@@ -86,7 +90,11 @@ class QdrantStore:
 
     def __init__(self, url: str, database: Database, name: str, parent: QdrantStore | None = None) -> None:
         self.url = url
-        self.capabilities = StoreCapabilities(persistent=True, several_dimensions=False, quantization=False)
+        # Local mode takes such settings, and searches and keeps float32 all the same.
+        compact = database.is_server
+        self.capabilities = StoreCapabilities(
+            persistent=True, several_dimensions=True, quantization=compact, float16=compact
+        )  # fmt: skip
         self._database = database
         self._name = name
         self._names = Names(url, database, name)
@@ -110,9 +118,9 @@ class QdrantStore:
         """Whether the database has a collection of this name, whoever made it."""
         return self._find() is not None
 
-    def dimensions(self) -> int:
-        """Length of the collection's vectors."""
-        return self._found().dimensions
+    def layout(self) -> VectorLayout:
+        """How the collection keeps its vectors."""
+        return self._found().vectors
 
     def count(self) -> int:
         """How many points the collection holds, whoever wrote them."""
@@ -151,15 +159,42 @@ class QdrantStore:
             self._held = None
             self._database.release()
 
-    def create(self, dimensions: int, contract: Mapping[str, Any]) -> None:
+    def create(self, layout: VectorLayout, contract: Mapping[str, Any]) -> None:
         """Make the collection; raise StoreError when it is there already."""
-        length, data = checked_dimensions(dimensions), json.loads(contract_json(contract))
+        checked, data = checked_layout(layout, self.capabilities, self.url), json.loads(contract_json(contract))
         with self._guard:
             self._refuse_existing()
             self.acquire()
             self._refuse_existing()  # again: now nobody else can be making it
             self._database.prepare()
-            self._names.make(length, data, is_staging=self._parent is not None)
+            self._names.make(checked, data, is_staging=self._parent is not None)
+
+    def add_dimension(self, dimensions: int, on_progress: Callable[[int], None] | None = None) -> int:
+        """Keep one more shorter length; servers can from version 1.18 on."""
+        before = self._writable()
+        layout = checked_addition(dimensions, before.vectors, self.capabilities, self.url)
+        if before.vector_name or not before.is_cosine:
+            raise StoreError(
+                f"{self.url} was made by another program, with a main vector that has a name or isn't compared by cosine,"
+                " so no shorter ones can stand beside it. Index into a new collection: sightline index PATH --into OTHER_URL"
+            )
+        self._database.check()
+        self._request("adding a vector", partial(add_vector, before.name, dimensions, layout))
+        self._held = None
+        done = 0
+        for records in self._pages(self._writable(), lacks_vector(dimensions), [POINT_KEY], vectors=True):
+            done += self._fill(before, dimensions, records)
+            if on_progress is not None:
+                on_progress(done)
+        return done
+
+    def remove_dimension(self, dimensions: int) -> None:
+        """Keep one of the shorter lengths no longer."""
+        layout = self._writable()
+        checked_removal(dimensions, layout.vectors, self.url)
+        self._database.check()
+        self._request("removing a vector", partial(remove_vector, layout.name, dimensions))
+        self._held = None
 
     def read_contract(self) -> Mapping[str, Any] | None:
         """The contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
@@ -199,7 +234,7 @@ class QdrantStore:
         payloads = [to_nested(point) for point in plain]
         calls = [
             partial(self._upsert, layout, plain[rows], payloads[rows], array[rows])
-            for rows in _batches(payloads, layout.dimensions * self._database.bytes_per_number)
+            for rows in _batches(payloads, sum(layout.vectors.lengths) * self._database.bytes_per_number)
         ]
         self._database.each(calls)
 
@@ -259,20 +294,22 @@ class QdrantStore:
         rows = ((record, vector_of(record, layout)) for record in found)
         return [_record(record, row) for record, row in rows if row is not None]
 
-    def search(self, vector: FloatArray, *, limit: int, filter: Filter | None = None) -> list[Hit]:
+    def search(
+        self, vector: FloatArray, *, limit: int, filter: Filter | None = None, shortlist: Shortlist | None = None
+    ) -> list[Hit]:
         """The nearest points by cosine similarity that meet the filter, best first.
 
         In a collection of another distance the candidates are the nearest by that one, several times more than asked for.
         """
         conditions = parse_filter(filter)
         layout = self._held_now() or self._found()
-        query = checked_query(vector, layout.dimensions)
         wanted = checked_limit(limit)
+        query = checked_query(vector, layout.vectors, shortlist, wanted)
         asked = wanted if layout.is_cosine else max(4 * wanted, _CANDIDATES)
         if asked > _CANDIDATES:
             asked = min(asked, max(1, self.count()))  # a server makes room for as many hits as are asked for
         while True:
-            scored = self._query(layout, query, asked, conditions)
+            scored = self._query(layout, query, asked, conditions, shortlist)
             hits = _hits(scored, layout, query, conditions)
             if len(hits) >= wanted or len(scored) < asked:
                 return hits[:wanted]
@@ -399,7 +436,16 @@ class QdrantStore:
         if any(point.head is not None for point in points):
             self._database.check()
         ids = [point.id for point in points]
-        self._request("writing", self._database.upsert(layout.name, layout.vector_name, ids, payloads, rows))
+        self._request("writing", self._database.upsert(layout.name, ids, payloads, vectors_by_name(rows, layout)))
+
+    def _fill(self, layout: Layout, dimensions: int, records: Sequence[Any]) -> int:
+        """Cut the vectors of these points to one more length; gives how many have one that can be cut."""
+        known = [(record.id, row) for record in records if (row := vector_of(record, layout)) is not None]
+        if known:
+            rows = cut(np.stack([row for _, row in known]), dimensions)
+            self._database.check()
+            self._request("writing", partial(write_vectors, layout.name, str(dimensions), [one for one, _ in known], rows))
+        return len(known)
 
     def _overwrite(self, layout: Layout, points: Sequence[Point], payloads: Sequence[dict[str, Any]]) -> None:
         if any(point.head is not None for point in points):
@@ -418,7 +464,14 @@ class QdrantStore:
         self, layout: Layout, where: models.Filter | None, fields: list[str] | bool, *, vectors: bool = False,
         size: int = _RECORDS_PER_PAGE,
     ) -> Iterator[Any]:
-        """Records page by page, in the order of their ids."""
+        """Records, read page by page, in the order of their ids."""
+        for page in self._pages(layout, where, fields, vectors=vectors, size=size):
+            yield from page
+
+    def _pages(
+        self, layout: Layout, where: models.Filter | None, fields: list[str] | bool, *, vectors: bool = False,
+        size: int = _RECORDS_PER_PAGE,
+    ) -> Iterator[list[Any]]:
         with_vectors = vector_selector(layout) if vectors else False
         if not self._database.is_server:
             size = max(size, _LOCAL_RECORDS_PER_PAGE)
@@ -430,7 +483,8 @@ class QdrantStore:
                 partial(_scroll_page, layout.name, scroll_filter=where, limit=size, offset=offset, with_payload=fields,
                         with_vectors=with_vectors),
             )  # fmt: skip
-            yield from page
+            if page:
+                yield page
             if offset is None:
                 return
 
@@ -453,17 +507,18 @@ class QdrantStore:
         if without:
             _log.warning("%d points of %s have no vector that Sightline reads; they were left out", without, self.url)
 
-    def _query(self, layout: Layout, query: FloatArray, limit: int, conditions: Sequence[Condition]) -> list[Any]:
+    def _query(
+        self, layout: Layout, query: FloatArray, limit: int, conditions: Sequence[Condition], shortlist: Shortlist | None
+    ) -> list[Any]:
+        where = _filter(conditions, layout)
+        options = query_options(
+            query, layout.name_of(len(query)), shortlist, limit, where, layout.vectors.quantization, layout.is_quantized
+        )
+        with_vectors = False if layout.is_cosine else vector_selector(layout)
         response = self._request(
             "searching",
             lambda client: client.query_points(
-                layout.name,
-                query=query.tolist(),
-                using=layout.vector_name or None,
-                query_filter=_filter(conditions, layout),
-                limit=limit,
-                with_payload=True,
-                with_vectors=False if layout.is_cosine else vector_selector(layout),
+                layout.name, limit=limit, with_payload=True, with_vectors=with_vectors, **options
             ),
         )
         return list(response.points)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from qdrant_client import QdrantClient, models
 
 from sightline.stores.qdrant_errors import finished
+from sightline.stores.qdrant_vectors import by_point
 from sightline.types import FloatArray
 
 T = TypeVar("T")
@@ -67,15 +68,12 @@ class Database(ABC):
         """Get ready for so many more points."""
 
     def upsert(
-        self, physical: str, vector_name: str, ids: Sequence[str], payloads: Sequence[Payload], rows: FloatArray
+        self, physical: str, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, FloatArray]
     ) -> Call[None]:
         """What writes these points; the request is made once, however often it is sent."""
-        vectors: list[Any] = rows.tolist()
-        if vector_name:
-            vectors = [{vector_name: vector} for vector in vectors]
         points = [
             models.PointStruct(id=one, vector=vector, payload=payload)
-            for one, vector, payload in zip(ids, vectors, payloads, strict=True)
+            for one, vector, payload in zip(ids, by_point(vectors), payloads, strict=True)
         ]
         return lambda client: finished(client.upsert(physical, points, wait=True))
 

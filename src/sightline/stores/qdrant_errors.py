@@ -110,6 +110,11 @@ def named_errors(url: str, where: str, *, unreachable: bool = False) -> Iterator
                 f"The Qdrant server at {where} stopped answering ({said}). Check that it runs, then start the same command again:"
                 " it goes on where it stopped."
             ) from error
+        if status == grpc.StatusCode.UNIMPLEMENTED:
+            raise StoreError(
+                f"The Qdrant server at {where} is too old for this: it doesn't know the request. Upgrade the server; a length of"
+                " vectors is added or removed by 1.18 and newer."
+            ) from error
         if status in _ABSENT or (isinstance(error, ValueError) and said.endswith("not found")):
             raise collection_not_found(url) from error
         if status in _TAKEN or "already exists" in said:

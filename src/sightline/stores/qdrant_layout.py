@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
+from sightline.cutting import cut
 from sightline.errors import StoreError
 from sightline.stores.qdrant_names import STATE_KEY
-from sightline.types import FloatArray
+from sightline.stores.qdrant_vectors import quantization_of
+from sightline.types import FloatArray, VectorLayout, VectorStorage
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +22,28 @@ class Layout:
 
     Args:
         name: The collection's name, or an alias of it.
+        vectors: Its lengths; the shorter ones are named by their length.
+        vector_name: Name of the main vector.
+        is_quantized: Whether it is quantised at all, be it in a way that `vectors` has no name for.
         flat_too: Whether another program made it, which may keep metadata at the payload's top level.
     """
 
     name: str
-    dimensions: int
+    vectors: VectorLayout
     vector_name: str
+    is_quantized: bool
     is_cosine: bool
     flat_too: bool
     metadata: Mapping[str, Any]
+
+    @property
+    def dimensions(self) -> int:
+        """Length of the main vector."""
+        return self.vectors.dimensions
+
+    def name_of(self, length: int) -> str:
+        """Name of the vector of this length."""
+        return self.vector_name if length == self.dimensions else str(length)
 
 
 def _main_vector(url: str, named: Mapping[str, models.VectorParams]) -> str:
@@ -48,19 +63,43 @@ def layout_of(url: str, name: str, info: models.CollectionInfo) -> Layout:
     named = {"": vectors} if isinstance(vectors, models.VectorParams) else dict(vectors or {})
     vector_name = _main_vector(url, named)
     metadata = info.config.metadata or {}
+    is_cosine = named[vector_name].distance == models.Distance.COSINE
+    is_float16 = named[vector_name].datatype == models.Datatype.FLOAT16
+    quantized = info.config.quantization_config or named[vector_name].quantization_config
     return Layout(
         name=name,
-        dimensions=int(named[vector_name].size),
+        vectors=VectorLayout(
+            int(named[vector_name].size),
+            _shorter(named) if is_cosine and vector_name == "" else (),
+            quantization_of(quantized),
+            VectorStorage.FLOAT16 if is_float16 else VectorStorage.FLOAT32,
+        ),
         vector_name=vector_name,
-        is_cosine=named[vector_name].distance == models.Distance.COSINE,
+        is_quantized=quantized is not None,
+        is_cosine=is_cosine,
         flat_too=STATE_KEY not in metadata,
         metadata=metadata,
     )
 
 
+def _shorter(named: Mapping[str, models.VectorParams]) -> tuple[int, ...]:
+    """Lengths of the vectors that are named by them, longest first."""
+    lengths = [
+        int(params.size)
+        for name, params in named.items()
+        if name == str(params.size) and params.size < named[""].size and params.distance == models.Distance.COSINE
+    ]
+    return tuple(sorted(lengths, reverse=True))
+
+
 def vector_selector(layout: Layout) -> bool | list[str]:
     """What to ask for to be given the main vector."""
-    return [layout.vector_name] if layout.vector_name else True
+    return [layout.vector_name] if layout.vector_name or layout.vectors.shorter else True
+
+
+def vectors_by_name(rows: FloatArray, layout: Layout) -> dict[str, FloatArray]:
+    """Arrays of all lengths by their names, cut from the main rows `(n, dimensions)`."""
+    return {layout.vector_name: rows, **{str(length): cut(rows, length) for length in layout.vectors.shorter}}
 
 
 def vector_of(record: Any, layout: Layout) -> FloatArray | None:

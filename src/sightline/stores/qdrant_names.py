@@ -14,6 +14,8 @@ from qdrant_client import QdrantClient, models
 from sightline.errors import CollectionNotFound
 from sightline.stores.qdrant_database import Call, Database, T
 from sightline.stores.qdrant_errors import NameTaken
+from sightline.stores.qdrant_vectors import collection_settings
+from sightline.types import VectorLayout
 
 CONTRACT_KEY, MARK_KEY = "sightline_contract", "sightline_mark"
 # "new" until it is usable, then "live" or "staging". What is "new" and has no alias is what a killed `create` left.
@@ -38,15 +40,15 @@ class Names:
     def _request(self, what: str, call: Call[T]) -> T:
         return self._database.request(self._url, what, call)
 
-    def make(self, dimensions: int, contract: Mapping[str, Any], *, is_staging: bool) -> None:
+    def make(self, layout: VectorLayout, contract: Mapping[str, Any], *, is_staging: bool) -> None:
         """Make a collection; it counts from the moment that the alias or its state says so."""
         self._sweep(self._beside())
         physical = f"{self._name}__{uuid.uuid4().hex[:12]}"
-        vectors = models.VectorParams(size=dimensions, distance=models.Distance.COSINE)
+        settings = collection_settings(layout)
         metadata = {CONTRACT_KEY: contract, MARK_KEY: {}, STATE_KEY: NEW}
         # No one else makes this name: if it is taken, an attempt before had gone well and its answer was lost.
         with suppress(NameTaken):
-            self._request("creating", lambda client: client.create_collection(physical, vectors, metadata=metadata))
+            self._request("creating", lambda client: client.create_collection(physical, metadata=metadata, **settings))
         self._database.index_payload(physical)
         if not is_staging:
             self._move_alias(physical)

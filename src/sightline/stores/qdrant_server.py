@@ -112,14 +112,14 @@ class Server(Database):
             self.deferred.add(physical)
 
     def upsert(
-        self, physical: str, vector_name: str, ids: Sequence[str], payloads: Sequence[Payload], rows: FloatArray
+        self, physical: str, ids: Sequence[str], payloads: Sequence[Payload], vectors: Mapping[str, FloatArray]
     ) -> Call[None]:
         """Over gRPC an array's bytes go out as they are: the client would make two lists of floats of each row."""
         if not self._is_grpc:
-            return super().upsert(physical, vector_name, ids, payloads, rows)
+            return super().upsert(physical, ids, payloads, vectors)
         points = [
-            proto.PointStruct(id=proto.PointId(uuid=one), vectors=vectors, payload=payload_to_grpc(payload))
-            for one, vectors, payload in zip(ids, _vectors(vector_name, rows), payloads, strict=True)
+            proto.PointStruct(id=proto.PointId(uuid=one), vectors=message, payload=payload_to_grpc(payload))
+            for one, message, payload in zip(ids, _messages(vectors), payloads, strict=True)
         ]
         request = proto.UpsertPoints(collection_name=physical, points=points, wait=True)
 
@@ -263,14 +263,20 @@ class _WriterRecord:
             self._server.request(self._url, "ending the lease", lambda client: client.delete_collection(self._name))
 
 
-def _vectors(name: str, rows: FloatArray) -> list[proto.Vectors]:
+def _messages(vectors: Mapping[str, FloatArray]) -> list[proto.Vectors]:
+    """Each point's vectors as a message."""
+    dense = {name: _dense(rows) for name, rows in vectors.items()}
+    if list(dense) == [""]:
+        return [proto.Vectors(vector=one) for one in dense[""]]
+    named = ({name: many[row] for name, many in dense.items()} for row in range(len(next(iter(dense.values())))))
+    return [proto.Vectors(vectors=proto.NamedVectors(vectors=one)) for one in named]
+
+
+def _dense(rows: FloatArray) -> list[proto.Vector]:
     """Each row as a message, read from its bytes: what protobuf writes before the floats is the same for all rows."""
     zeros = proto.DenseVector(data=[0.0] * rows.shape[1]).SerializeToString()
     start = zeros[: len(zeros) - 4 * rows.shape[1]]
-    dense = [proto.Vector(dense=proto.DenseVector.FromString(start + row.tobytes())) for row in rows.astype("<f4")]
-    if name:
-        return [proto.Vectors(vectors=proto.NamedVectors(vectors={name: one})) for one in dense]
-    return [proto.Vectors(vector=one) for one in dense]
+    return [proto.Vector(dense=proto.DenseVector.FromString(start + row.tobytes())) for row in rows.astype("<f4")]
 
 
 def _index_field(physical: str, field: str, kind: models.PayloadSchemaType, client: QdrantClient) -> None:

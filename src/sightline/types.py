@@ -172,6 +172,7 @@ class Point:
         metadata: Beyond the source.
         head: Set on a document's first chunk only.
         embedded_text: What the vector is of, for who writes; None is `text`. A stored point doesn't say.
+        embedded_digest: What that text is found by, where a stored point's vector is of another text than `text`.
     """
 
     id: str
@@ -180,6 +181,7 @@ class Point:
     metadata: Metadata
     head: Head | None = None
     embedded_text: str | None = None
+    embedded_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

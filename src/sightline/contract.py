@@ -152,29 +152,29 @@ class UnfinishedCopyNote:
     Args:
         source: URL that is copied from, as it was given.
         destination: URL that is copied to, as it was given.
-        is_replacement: Whether it is to take the place of a collection.
+        options: What else was said on the command line.
     """
 
     KEY: ClassVar[str] = "unfinished_copy"
 
     source: str
     destination: str
-    is_replacement: bool = False
+    options: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""
-        note = {"from": self.source, "to": self.destination, "replace": self.is_replacement}
+        note = {"from": self.source, "to": self.destination, "options": list(self.options)}
         return {"format_version": FORMAT_VERSION, self.KEY: note}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> UnfinishedCopyNote:
         """Read what `to_json` gave."""
         note = data[cls.KEY]
-        return cls(str(note["from"]), str(note["to"]), bool(note["replace"]))
+        return cls(str(note["from"]), str(note["to"]), tuple(map(str, note["options"])))
 
     def command(self) -> str:
         """What finishes the copy."""
-        return f"sightline copy {shlex.quote(self.source)} {shlex.quote(self.destination)}{' --replace' * self.is_replacement}"
+        return shlex.join(["sightline", "copy", self.source, self.destination, *self.options])
 
     def error(self) -> UnfinishedCopy:
         """The error of whoever opens the collection."""

@@ -121,8 +121,8 @@ def _head(payload: Mapping[str, Any]) -> Head | None:
 
 def _other_digest(payload: Mapping[str, Any], text: str) -> str | None:
     """The digest of what was embedded; None where that is the text itself."""
-    digest = payload[TEXT_KEY]
-    return None if digest == text_digest(text) else str(digest)
+    digest = payload.get(TEXT_KEY)
+    return None if digest is None or digest == text_digest(text) else str(digest)
 
 
 def _bookkeeping(point: Point) -> dict[str, Any]:

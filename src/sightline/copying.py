@@ -23,7 +23,17 @@ from sightline.contract import Contract, UnfinishedCopyNote
 from sightline.errors import StoreError, UsageError
 from sightline.metadata import ROW_PREFIX
 from sightline.protocols import CollectionFile, Readable, Store, StoreCapabilities
-from sightline.types import CopyProgress, CopySummary, FloatArray, Foreign, OnCopyProgress, Point, Record, VectorLayout, VectorStorage
+from sightline.types import (
+    CopyProgress,
+    CopySummary,
+    FloatArray,
+    Foreign,
+    OnCopyProgress,
+    Point,
+    Record,
+    VectorLayout,
+    VectorStorage,
+)
 
 # Of 4,096 dimensions these are 16 MB; a small request costs a database almost what a large one does.
 _PAGE = 1000
@@ -391,7 +401,7 @@ def _lacking(target: Store, page: Sequence[Record]) -> list[Record]:
 
 
 def _remove_others(copy: Copy, target: Store) -> int:
-    """Delete what an earlier attempt wrote and the source no longer has; gives how many. Ids are held half a million at a time."""
+    """Delete what an earlier attempt wrote and the source no longer has; gives how many. Half a million ids are held at a time."""
     ids = (record.point.id for record in target.records())
     others: list[str] = []
     while batch := set(islice(ids, _IDS_AT_ONCE)):

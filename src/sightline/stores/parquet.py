@@ -121,7 +121,8 @@ class ParquetFile:
         version = given.get(f"{_KEY}format")
         if version is None:
             raise StoreError(
-                f"{self.url} isn't a collection that Sightline wrote. Rows of your own are indexed with: sightline index FILE.jsonl"
+                f"{self.url} isn't a collection that Sightline wrote. Rows of your own are indexed as JSON lines: "
+                "sightline index FILE.jsonl --into URL"
             )
         if version != str(FORMAT):
             raise StoreError(
@@ -209,10 +210,11 @@ def _named(url: str) -> Iterator[None]:
     """Name the errors of files and of Arrow."""
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise StoreError(f"{url} can't be read or written: {error}.") from error
+        # Arrow's own, a checksum among them, have no number.
         raise StoreError(f"{url} isn't a whole Parquet file: {error}. Restore it, or copy it anew.") from error
-    except OSError as error:
-        raise StoreError(f"{url} can't be read or written: {error}.") from error
 
 
 def _put_in_place(beside: Path, path: Path) -> None:

@@ -401,7 +401,7 @@ def _lacking(target: Store, page: Sequence[Record]) -> list[Record]:
 
 
 def _remove_others(copy: Copy, target: Store) -> int:
-    """Delete what an earlier attempt wrote and the source no longer has; gives how many. Half a million ids are held at a time."""
+    """Delete what an earlier attempt wrote and the source no longer has; gives how many. At most half a million ids are held."""
     ids = (record.point.id for record in target.records())
     others: list[str] = []
     while batch := set(islice(ids, _IDS_AT_ONCE)):

@@ -395,7 +395,7 @@ def test_a_collection_of_another_program_is_never_replaced(adopted: str, source:
     ("src", "dst", "message"),
     [
         ("edge:kb", "edge:kb", "to itself"),
-        ("edge:kb", "edge:./kb", "in one directory"),
+        ("edge:kb", "edge:./kb", "to itself"),
         ("chroma:db/one", "chroma:./db/two", "by way of a file"),
         ("qdrant:db/one", "qdrant:db/two", "by way of a file"),
     ],

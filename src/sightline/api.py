@@ -621,9 +621,10 @@ def copy(
         becomes = Foreign(foreign)
     except ValueError as error:
         raise UsageError(f"foreign={foreign!r} isn't known; it is {', '.join(map(repr, map(str, Foreign)))}.") from error
-    if src == dst:
+    together = share_a_directory(src, dst)
+    if src == dst or (together and src.startswith("edge:")):
         raise UsageError(f"{src} can't be copied to itself; name another place.")
-    if share_a_directory(src, dst):
+    if together:
         raise UsageError(
             f"{src} and {dst} lie in one directory, which can be written through one of them at a time. Copy by way of a file: "
             f"sightline copy {shlex.quote(src)} parquet:FILE, then sightline copy parquet:FILE {shlex.quote(dst)}"

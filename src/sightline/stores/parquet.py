@@ -44,7 +44,9 @@ class ParquetFile:
         self._path = path
 
     def exists(self) -> bool:
-        """Whether there is something of that name."""
+        """Whether there is such a file; raise UsageError where a directory has its name."""
+        if self._path.is_dir():
+            raise UsageError(f"{self.url} names a directory; give the name of a file, e.g. {self.url.rstrip('/')}/kb.parquet")
         return self._path.exists()
 
     def layout(self) -> VectorLayout:
@@ -85,8 +87,6 @@ class ParquetFile:
             UsageError: There can't be a file of that name.
             StoreLocked: Another process is writing it.
         """
-        if self._path.is_dir():
-            raise UsageError(f"{self.url} names a directory; give the name of a file, e.g. {self.url.rstrip('/')}/kb.parquet")
         make_directory(self._path.parent, self.url)
         beside, lock_path = (self._path.with_name(f".{self._path.name}.{end}") for end in ("partial", "lock"))
         lock = FileLock(lock_path)
@@ -214,7 +214,7 @@ def _named(url: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise StoreError(f"{url} can't be read or written: {error}.") from error
         # Arrow's own, a checksum among them, have no number.
-        raise StoreError(f"{url} isn't a whole Parquet file: {error}. Restore it, or copy it anew.") from error
+        raise StoreError(f"{url} isn't a whole Parquet file: {str(error).rstrip('.')}. Restore it, or copy it anew.") from error
 
 
 def _put_in_place(beside: Path, path: Path) -> None:

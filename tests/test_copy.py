@@ -445,25 +445,28 @@ def test_foreign_points_become_rows(adopted: str, tmp_path: Path) -> None:
 # --- how vectors are kept
 
 
-def test_several_lengths_go_where_they_can_be_kept(source: str, tmp_path: Path) -> None:
+def test_several_lengths_go_where_they_can_be_kept(tmp_path: Path) -> None:
     """Edge keeps all, a file remembers them, and Chroma is refused them until the main ones alone are asked for."""
-    layout = VectorLayout(64, (32, 16), Quantization.SCALAR, VectorStorage.FLOAT16)
     rich, chroma = f"edge:{tmp_path / 'rich'}", f"chroma:{tmp_path / 'chroma'}/handbook"
-    points, vectors, contract, _ = contents(source)
-    store = open_store(rich)
-    store.create(layout, contract)
-    store.upsert(list(points.values()), np.stack(list(vectors.values())))
-    store.close()
+    settings = {"dimensions": [64, 32, 16], "quantization": "scalar", "storage": "float16"}
+    sightline.index([KNOWLEDGE_BASE], into=rich, model=HashEmbedder(), **settings)
     with pytest.raises(StoreError, match=r"32, 16 dimensions.*scalar quantisation.*float16.*--only-main"):
         sightline.copy(rich, chroma)
     assert sightline.copy(rich, chroma, only_main=True).dimensions == (64,)
+    with sightline.open_collection(chroma, model=HashEmbedder()) as collection:
+        assert collection.contract.vectors.lengths == (64,)
     file, home = f"parquet:{tmp_path / 'kb.parquet'}", f"edge:{tmp_path / 'home'}"
     sightline.copy(rich, file)
     assert sightline.copy(file, home).dimensions == (64, 32, 16)
-    store = open_store(home)
-    assert store.layout() == layout
-    assert store.search(store.records_of([next(iter(points))])[0].vector[:16], limit=1)[0].score > 0.99
-    store.close()
+    layouts = []
+    for url in (rich, home):
+        store = open_store(url)
+        layouts.append(store.layout())
+        store.close()
+    assert layouts == [VectorLayout(64, (32, 16), Quantization.SCALAR, VectorStorage.FLOAT16)] * 2
+    with sightline.open_collection(home, model=HashEmbedder()) as collection:
+        short, shortlisted = collection.search("tide", k=5, dimensions=16), collection.search("tide", k=5, shortlist="16:50")
+        assert len(short) == len(shortlisted) == 5
 
 
 # --- the file

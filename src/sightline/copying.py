@@ -310,13 +310,12 @@ def _fitting(source: Readable, url: str, capabilities: StoreCapabilities, *, onl
     return layout
 
 
-def _main_contract(contract: Mapping[str, Any]) -> Mapping[str, Any]:
+def _main_contract(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """The contract of a collection with main vectors only."""
-    plain: dict[str, Any] = json.loads(json.dumps(contract))
-    plain["reading"]["dimensions"] = plain["vectors"]["dimensions"]
-    if "shorter" in plain["vectors"]:
-        plain["vectors"]["shorter"] = []
-    return plain
+    contract = Contract.from_json(data)
+    vectors = dataclasses.replace(contract.vectors, shorter=())
+    reading = dataclasses.replace(contract.reading, dimensions=vectors.dimensions)
+    return dataclasses.replace(contract, vectors=vectors, reading=reading).to_json()
 
 
 def _begun(store: Store, layout: VectorLayout, note: UnfinishedCopyNote, *, replace: bool) -> tuple[Store, bool]:

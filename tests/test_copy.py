@@ -48,10 +48,18 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A collection of sixty points."""
+    url = f"edge:{tmp_path_factory.mktemp('source') / 'kb'}"
+    write(url, range(POINTS))
+    return url
+
+
 @pytest.fixture
-def source(tmp_path: Path) -> str:
+def changing(tmp_path: Path) -> str:
     """A collection of sixty points, to be changed."""
-    url = f"edge:{tmp_path / 'source'}"
+    url = f"edge:{tmp_path / 'changing'}"
     write(url, range(POINTS))
     return url
 
@@ -274,15 +282,15 @@ def test_the_command_that_finishes_a_copy_has_its_options(adopted: str, tmp_path
 
 
 @pytest.mark.usefixtures("small_pages")
-def test_a_source_that_changed_between_two_attempts_is_copied_as_it_is_now(source: str, tmp_path: Path) -> None:
+def test_a_source_that_changed_between_two_attempts_is_copied_as_it_is_now(changing: str, tmp_path: Path) -> None:
     """What is new, changed or gone since the interruption is written, written again and removed."""
     url = f"edge:{tmp_path / 'dst'}"
-    interrupt(source, url, pages=4)
-    write(source, range(20, POINTS + 20), lang="en")
-    summary = sightline.copy(source, url)
+    interrupt(changing, url, pages=4)
+    write(changing, range(20, POINTS + 20), lang="en")
+    summary = sightline.copy(changing, url)
     assert summary.points == POINTS
     assert summary.points_removed > 0
-    assert_same(source, url)
+    assert_same(changing, url)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -503,20 +511,20 @@ def test_a_file_is_read_by_whatever_reads_parquet(origin: str, tmp_path: Path) -
     Contract.from_json(json.loads(described[b"sightline_contract"]))
 
 
-def test_a_file_is_whole_or_not_there(source: str, tmp_path: Path) -> None:
+def test_a_file_is_whole_or_not_there(changing: str, tmp_path: Path) -> None:
     """An interruption leaves what was there before; only `replace` puts something else in its place."""
     path = tmp_path / "kb.parquet"
-    interrupt(source, f"parquet:{path}", pages=1)
+    interrupt(changing, f"parquet:{path}", pages=1)
     assert not path.exists()
-    sightline.copy(source, f"parquet:{path}")
+    sightline.copy(changing, f"parquet:{path}")
     before = path.read_bytes()
     with pytest.raises(UsageError, match="--replace"):
-        sightline.copy(source, f"parquet:{path}")
-    write(source, range(5))
-    interrupt(source, f"parquet:{path}", pages=1, replace=True)
+        sightline.copy(changing, f"parquet:{path}")
+    write(changing, range(5))
+    interrupt(changing, f"parquet:{path}", pages=1, replace=True)
     assert path.read_bytes() == before
-    assert sightline.copy(source, f"parquet:{path}", replace=True).points == 5
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["kb.parquet", "source"]
+    assert sightline.copy(changing, f"parquet:{path}", replace=True).points == 5
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["changing", "kb.parquet"]
 
 
 def test_two_copies_into_one_file_exclude_each_other(source: str, origin: str, tmp_path: Path) -> None:

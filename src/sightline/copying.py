@@ -44,10 +44,9 @@ _TOLERANCES = {VectorStorage.FLOAT32: 1e-6, VectorStorage.FLOAT16: 1e-3}
 _IDS_AT_ONCE = 500_000
 _NAMES_SHOWN = 5
 
-AsRow: TypeAlias = Callable[[Record], Record]
-
-
 _LEFT = "The copy isn't finished, so nothing opens it; run the same command again, or report this if it stays."
+
+AsRow: TypeAlias = Callable[[Record], Record]
 
 
 class _Differs(StoreError):
@@ -154,8 +153,9 @@ class Copy:
             read += len(page)
             carried = [one for record in page for one in self._carried(record)]
             for record in carried:
-                self._content.add(record.point)
-                self._sample.offer(record)
+                digest = _digest(record.point)
+                self._content.add(record.point, digest)
+                self._sample.offer(record, digest)
             if carried:
                 yield carried
             self._event("copying", read)
@@ -185,7 +185,7 @@ class Copy:
         found = _Content()
         tolerance = _TOLERANCES[target.layout().storage]
         for number, record in enumerate(target.records(), start=1):
-            found.add(record.point)
+            found.add(record.point, _digest(record.point))
             if self._sample.compare(record) > tolerance:
                 raise _Differs(
                     f"The vector of the point {record.point.id} of {record.point.source!r} came back changed by {target.url}: a "
@@ -208,7 +208,7 @@ class Copy:
             points=self._content.points,
             points_written=written,
             points_removed=removed,
-            documents=self._content.heads - self._content.rows,
+            documents=self._content.documents,
             rows=self._content.rows,
             foreign_points=self._foreign_found,
             foreign_left=self._foreign_found if self._foreign is Foreign.LEAVE else 0,
@@ -242,15 +242,16 @@ class _Content:
     """What points add up to, in any order: equal sums mean equal ids, payloads and heads, whatever their number."""
 
     points: int = 0
-    heads: int = 0
+    documents: int = 0
     rows: int = 0
     digest: int = 0
 
-    def add(self, point: Point) -> None:
+    def add(self, point: Point, digest: int) -> None:
+        is_row = point.source.startswith(ROW_PREFIX)
         self.points += 1
-        self.heads += point.head is not None
-        self.rows += point.source.startswith(ROW_PREFIX)
-        self.digest = (self.digest + _digest(point)) % 2**128
+        self.documents += point.head is not None and point.head.document_hash != "" and not is_row
+        self.rows += is_row
+        self.digest = (self.digest + digest) % 2**128
 
 
 class _Sample:
@@ -262,10 +263,10 @@ class _Sample:
         self._kept: list[tuple[int, str]] = []
         self._vectors: dict[str, FloatArray] = {}
 
-    def offer(self, record: Record) -> None:
+    def offer(self, record: Record, digest: int) -> None:
         """Keep the vector, if it is one of the sample so far."""
         self._vectors[record.point.id] = record.vector
-        heapq.heappush(self._kept, (-_digest(record.point), record.point.id))
+        heapq.heappush(self._kept, (-digest, record.point.id))
         if len(self._kept) > _SAMPLE:
             del self._vectors[heapq.heappop(self._kept)[1]]
 

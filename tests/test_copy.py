@@ -518,9 +518,10 @@ def test_a_file_is_whole_or_not_there(changing: str, tmp_path: Path) -> None:
     assert not path.exists()
     sightline.copy(changing, f"parquet:{path}")
     before = path.read_bytes()
+    assert sightline.copy(changing, f"parquet:{path}").points_written == 0
+    write(changing, range(5))
     with pytest.raises(UsageError, match="--replace"):
         sightline.copy(changing, f"parquet:{path}")
-    write(changing, range(5))
     interrupt(changing, f"parquet:{path}", pages=1, replace=True)
     assert path.read_bytes() == before
     assert sightline.copy(changing, f"parquet:{path}", replace=True).points == 5
@@ -621,7 +622,10 @@ def test_the_command_says_what_it_did(source: str, tmp_path: Path, capsys: pytes
     assert json.loads(told.out)["points"] == POINTS
     assert f"{POINTS} points in parquet:{tmp_path / 'kb.parquet'}: {POINTS} written" in told.err
     assert f"Verified: all ids, texts and metadata, {POINTS} vectors" in told.err
-    assert run("copy", source, f"parquet:{tmp_path / 'kb.parquet'}") == 2
+    assert run("copy", source, f"parquet:{tmp_path / 'kb.parquet'}") == 0
+    assert f"0 written, {POINTS} there already" in capsys.readouterr().err
+    (tmp_path / "other.parquet").write_bytes(b"other")
+    assert run("copy", source, f"parquet:{tmp_path / 'other.parquet'}") == 2
     assert "--replace" in capsys.readouterr().err
 
 

@@ -69,7 +69,7 @@ def copy_into_store(copy: Copy, store: Store, *, replace: bool = False, only_mai
     contract = _main_contract(copy.contract) if only_main else copy.contract
     note = UnfinishedCopyNote(copy.source.url, store.url, copy.options(replace=replace, only_main=only_main))
     if store.exists() and not replace and store.read_contract() == contract:
-        return _already_copied(copy, store)
+        return _already_copied(copy, store, contract)
     target, is_begun = _begun(store, layout, note, replace=replace)
     written = 0
     for page in copy.pages():
@@ -91,13 +91,13 @@ def copy_into_file(copy: Copy, file: CollectionFile, *, replace: bool = False, o
     """Copy into a file, which is whole or isn't there; one that was interrupted begins anew.
 
     Raises:
-        UsageError: There is a file already, and `replace` wasn't said.
+        UsageError: There is another file already, and `replace` wasn't said.
         StoreError: The file can't be written, or doesn't hold what was written.
     """
-    if file.exists() and not replace:
-        raise _exists(copy.source.url, file.url)
     layout = VectorLayout(copy.source.layout().dimensions) if only_main else copy.source.layout()
     contract = _main_contract(copy.contract) if only_main else copy.contract
+    if file.exists() and not replace:
+        return _already_copied(copy, file, contract)
     with file.writing(layout, contract, copy.mark) as written:
         for page in copy.pages():
             written.write([record.point for record in page], np.stack([record.vector for record in page]))
@@ -356,21 +356,25 @@ def _is_begun(found: Mapping[str, Any], store: Store, layout: VectorLayout, note
     return UnfinishedCopyNote.from_json(found).source == note.source and store.layout() == layout
 
 
-def _already_copied(copy: Copy, store: Store) -> CopySummary:
+def _already_copied(copy: Copy, place: Readable, contract: Mapping[str, Any]) -> CopySummary:
     """Who runs a copy again that was finished is told so; it may have been killed in its last moment.
 
     Raises:
         UsageError: It isn't the same any more.
     """
     try:
-        if store.read_mark() != copy.mark:
-            raise _Differs("It has another mark.")
+        try:
+            described = place.read_contract(), place.read_mark()
+        except StoreError as error:  # a file of something else
+            raise _Differs(str(error)) from error
+        if described != (contract, copy.mark):
+            raise _Differs("It has another contract or mark.")
         for _ in copy.pages():
             pass
-        copy.verify(store)
+        copy.verify(place)
     except _Differs as error:
-        raise _exists(copy.source.url, store.url) from error
-    return copy.summary(store.url, store.layout(), written=0, removed=0)
+        raise _exists(copy.source.url, place.url) from error
+    return copy.summary(place.url, place.layout(), written=0, removed=0)
 
 
 def _verify(copy: Copy, target: Store) -> None:

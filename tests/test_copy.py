@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from sightline.protocols import Embedder
 from sightline.stores import open_store
 from sightline.stores.memory import MemoryStore
 from sightline.testing import HashEmbedder
-from sightline.types import CopyProgress, Document, FloatArray, Point, Quantization, VectorLayout, VectorStorage
+from sightline.types import CopyProgress, Document, FloatArray, Point, Quantization, Record, VectorLayout, VectorStorage
 
 KNOWLEDGE_BASE = Path(__file__).parent.parent / "examples" / "knowledge_base"
 AWKWARD = {
@@ -359,6 +360,15 @@ def test_a_source_that_another_program_changes_is_noticed(
     monkeypatch.setattr(copying.Copy, "_event", lambda copy, stage, done: setattr(copy, "_total", copy._total + 1))
     with pytest.raises(StoreError, match="another program changed the collection"):
         sightline.copy(source, f"edge:{tmp_path / 'dst'}")
+
+
+def test_the_vectors_of_the_sample_dont_hold_their_pages() -> None:
+    """A row is a view of its page's array, and a thousand of them would keep the whole collection in memory."""
+    page, sample = np.ones((1000, 16), np.float32), copying._Sample()
+    sample.offer(Record(Point("a", "", "", {}), page[3]), digest=1)
+    held = weakref.ref(page)
+    del page
+    assert held() is None
 
 
 # --- what is there already

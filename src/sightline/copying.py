@@ -265,7 +265,7 @@ class _Sample:
 
     def offer(self, record: Record, digest: int) -> None:
         """Keep the vector, if it is one of the sample so far."""
-        self._vectors[record.point.id] = record.vector
+        self._vectors[record.point.id] = record.vector.copy()  # it may be a view of all vectors of its page
         heapq.heappush(self._kept, (-digest, record.point.id))
         if len(self._kept) > _SAMPLE:
             del self._vectors[heapq.heappop(self._kept)[1]]

@@ -33,6 +33,7 @@ _KEY = "sightline_"
 _ROWS_PER_PAGE = 1000
 # A row group is read whole by most programs, and many small ones make the end of the file long.
 _ROW_GROUP_BYTES = 32 << 20
+_READ_BYTES = 1 << 20
 _HEAD_FIELDS = ("head_hash", "head_chunks", "head_settings")
 
 
@@ -112,7 +113,9 @@ class ParquetFile:
     def _opened(self) -> Iterator[Any]:
         if not self._path.is_file():
             raise CollectionNotFound(f"There is no file at {self.url}. Make one with: sightline copy URL {shlex.quote(self.url)}")
-        with _named(self.url), pq.ParquetFile(self._path, page_checksum_verification=True) as file:
+        # Without these two, Arrow keeps what it has read until the file is closed: in the end all of it.
+        streaming = {"pre_buffer": False, "buffer_size": _READ_BYTES}
+        with _named(self.url), pq.ParquetFile(self._path, page_checksum_verification=True, **streaming) as file:
             yield file
 
     def _described(self, file: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    copying,
     dimensions,
     engine,
     growth,
@@ -42,6 +43,7 @@ _TITLES = {
     "overhead": "What indexing adds to embedding",
     "updates": "What a change costs",
     "growth": "Growth",
+    "copy": "Copying",
     "questions": "Questions at once",
     "dimensions": "Dimensions and quantisation",
 }
@@ -78,6 +80,7 @@ def _measure(
         "tokenize": lambda: tokenizing.measure(work, rounds, _say),
         "volume": lambda: volume.measure(work, options.sizes, _say),
         "growth": lambda: growth.measure(work, _say),
+        "copy": lambda: copying.measure(work, _say),
         "questions": lambda: questions.measure(dtype, rounds, _say),
         "dimensions": lambda: dimensions.measure(work, _say),
     }

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "adoption": {"types", "errors", "protocols", "contract", "cutting"},
     "layouts": {"types", "errors", "protocols", "contract"},
     "inspection": {"types", "errors", "protocols", "contract"},
+    "copying": {"types", "errors", "protocols", "contract", "metadata"},
     "embedding": FOUNDATION,
     "stores": FOUNDATION,
     "indexing": FOUNDATION,
@@ -61,6 +62,7 @@ HOME_OF = {
     "openpyxl": "indexing/readers/xlsx",
     "lxml": "indexing/readers/",
     "defusedxml": "indexing/readers/",
+    "pyarrow": "stores/parquet",
     "rich": "cli/",
     "click": "cli/",
 }
@@ -187,7 +189,7 @@ def calls(module: Path, *, attributes: bool = True) -> set[str]:
 @pytest.mark.parametrize("name", ["sightline", "sightline.api"])
 def test_importing_the_package_loads_nothing_heavy(name: str) -> None:
     """A user of a remote embedder pays for neither torch nor a database client, and the library loads no drawing."""
-    heavy = ["torch", "transformers", "tokenizers", "chromadb", "qdrant_edge", "rich", "click"]
+    heavy = ["torch", "transformers", "tokenizers", "chromadb", "qdrant_edge", "pyarrow", "rich", "click"]
     loaded = run_python(f"import {name}, sys, json; print(json.dumps([m for m in {heavy!r} if m in sys.modules]))")
     assert json.loads(loaded) == []
 

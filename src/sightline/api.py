@@ -18,12 +18,12 @@ from typing import Self
 
 import numpy as np
 
-from sightline import adoption, inspection
+from sightline import adoption, copying, inspection
 from sightline.contract import ChunkPart, Contract, ReadingDefaults, make_contract, reading_defaults, verify
 from sightline.embedding.dimensions import UNTRAINED_CUT
 from sightline.embedding.models import DEFAULT_MODEL, is_local, is_matryoshka
 from sightline.embedding.shared import open_embedder
-from sightline.errors import ContractMismatch, DeletionRefused, ModelNotFound, UntrustedModel, UsageError
+from sightline.errors import ContractMismatch, DeletionRefused, ModelNotFound, UnfinishedCopy, UntrustedModel, UsageError
 from sightline.indexing.chunking import ChunkSettings, default_settings
 from sightline.indexing.files import Discovered, Selection, discover, roots_of
 from sightline.indexing.indexer import Corpus, Indexer
@@ -32,7 +32,7 @@ from sightline.indexing.parsers import ParseLimits
 from sightline.indexing.plan import plan_removal
 from sightline.indexing.readers import Format, Reading, formats, register_reader
 from sightline.indexing.reconcile import is_within
-from sightline.indexing.rows import add_rows, delete_rows, find_rows, get_rows, make_rows
+from sightline.indexing.rows import add_rows, delete_rows, find_rows, get_rows, make_rows, row_of
 from sightline.inspection import Inspection
 from sightline.layouts import (
     check_lengths,
@@ -44,17 +44,20 @@ from sightline.layouts import (
     read_storage,
 )
 from sightline.metadata import ROW_ROOT, known_id
-from sightline.protocols import Embedder, InstructionLike, Store
+from sightline.protocols import Embedder, InstructionLike, Readable, Store
 from sightline.searching import aquery_vector, asearch, nearest, query_vector, search
-from sightline.stores import open_store
+from sightline.stores import is_file, open_file, open_store, share_a_directory
 from sightline.stores.checks import check_capable, collection_not_found, not_ours
 from sightline.types import (
+    CopySummary,
     Document,
     Filter,
     FloatArray,
+    Foreign,
     Hit,
     IndexSummary,
     Metadata,
+    OnCopyProgress,
     OnIndexProgress,
     Quantization,
     Role,
@@ -74,6 +77,7 @@ __all__ = [
     "Reading",
     "add_dimension",
     "adopt",
+    "copy",
     "embed",
     "formats",
     "index",
@@ -593,6 +597,71 @@ def adopt(
         return adoption.adopt(store, embedder, _chunk_part(default_settings(embedder)))
 
 
+def copy(
+    src: str,
+    dst: str,
+    *,
+    replace: bool = False,
+    only_main: bool = False,
+    foreign: Foreign | str = Foreign.REFUSE,
+    take_over: bool = False,
+    on_progress: OnCopyProgress | None = None,
+) -> CopySummary:
+    """Copy a collection to another store, or to or from a file, without embedding anything: points, vectors, contract, mark.
+
+    The source is held meanwhile, so no run of Sightline changes it. What was copied is read back and compared before anybody
+    can open it. A copy into a store that was interrupted goes on with the same call; one into a file begins anew.
+
+    Args:
+        src: Store URL, or a file: "parquet:./kb.parquet".
+        dst: Where to, likewise.
+        replace: Put the copy in the place of what is there, in one step and only when it is whole.
+        only_main: Copy the main vectors alone, as float32 and without quantisation: for stores that can't keep the others.
+        foreign: What becomes of the points that another program wrote: "refuse" the copy, make them "rows", or "leave" them out.
+        take_over: End the leases of other writers on servers.
+        on_progress: Called with a `CopyProgress`.
+
+    Raises:
+        UsageError: Source and destination are the same or can't be open together; something else is at the destination.
+        CollectionNotFound: There is no source.
+        UnfinishedCopy: The source, or the destination, is another copy that isn't whole.
+        StoreError: The destination can't keep what the source has, or didn't keep it; somebody else writes to one of them.
+    """
+    try:
+        becomes = Foreign(foreign)
+    except ValueError as error:
+        raise UsageError(f"foreign={foreign!r} isn't known; it is {', '.join(map(repr, map(str, Foreign)))}.") from error
+    together = share_a_directory(src, dst)
+    if src == dst or (together and src.startswith("edge:")):
+        raise UsageError(f"{src} can't be copied to itself; name another place.")
+    if together:
+        raise UsageError(
+            f"{src} and {dst} lie in one directory, which can be written through one of them at a time. Copy by way of a file: "
+            f"sightline copy {shlex.quote(src)} parquet:FILE, then sightline copy parquet:FILE {shlex.quote(dst)}"
+        )
+    with ExitStack() as resources:
+        source = _held(src, resources, take_over=take_over, refuse_foreign=becomes is Foreign.REFUSE)
+        copied = copying.Copy(source, foreign=becomes, as_row=row_of, on_progress=on_progress)
+        if is_file(dst):
+            return copying.copy_into_file(copied, open_file(dst), replace=replace, only_main=only_main)
+        store = _opened_store(dst, resources)
+        if store.exists():
+            store.acquire(take_over=take_over)
+        return copying.copy_into_store(copied, store, replace=replace, only_main=only_main)
+
+
+def _held(url: str, resources: ExitStack, *, take_over: bool, refuse_foreign: bool) -> Readable:
+    """What is copied from, with the right to write it, so that nobody else does."""
+    if is_file(url):
+        return open_file(url)
+    store = _existing_store(url, resources)
+    if _known_contract(store) is not None:
+        store.acquire(take_over=take_over)
+    if refuse_foreign:
+        copying.refuse_foreign(store)
+    return store
+
+
 def embed(
     texts: Sequence[str],
     *,
@@ -823,7 +892,7 @@ def _begun(staged: Store, contract: Contract, embedder: Embedder) -> Contract | 
     try:
         begun = Contract.from_json(data)
         verify(begun, embedder, staged.url)
-    except ContractMismatch as error:
+    except (ContractMismatch, UnfinishedCopy) as error:
         log.warning("what an interrupted rebuild left can't be gone on with, so it is begun anew: %s", error)
         return None
     parts = (begun.vectors, begun.chunks, begun.reading)

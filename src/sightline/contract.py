@@ -17,11 +17,11 @@ import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
-from sightline.errors import ContractMismatch
+from sightline.errors import ContractMismatch, UnfinishedCopy
 from sightline.protocols import Embedder
 from sightline.types import EmbedderIdentity, FloatArray
 
@@ -116,8 +116,11 @@ class Contract:
         """Read what `to_json` gave.
 
         Raises:
+            UnfinishedCopy: The collection is a copy that isn't whole yet.
             ContractMismatch: Another format, or no contract of Sightline at all.
         """
+        if UnfinishedCopyNote.KEY in data:
+            raise UnfinishedCopyNote.from_json(data).error()
         version = data.get("format_version")
         if isinstance(version, int) and version < _PLAIN_VERSION:
             raise ContractMismatch(
@@ -140,6 +143,45 @@ class Contract:
                 f"The collection's contract can't be read ({type(error).__name__}: {error}). "
                 "It may be damaged: restore it, or index again into another collection: sightline index PATH --into OTHER_URL"
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedCopyNote:
+    """What stands in the contract's place while a collection is copied: what isn't whole can't be opened by anybody.
+
+    Args:
+        source: URL that is copied from, as it was given.
+        destination: URL that is copied to, as it was given.
+        options: What else was said on the command line.
+    """
+
+    KEY: ClassVar[str] = "unfinished_copy"
+
+    source: str
+    destination: str
+    options: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        note = {"from": self.source, "to": self.destination, "options": list(self.options)}
+        return {"format_version": FORMAT_VERSION, self.KEY: note}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> UnfinishedCopyNote:
+        """Read what `to_json` gave."""
+        note = data[cls.KEY]
+        return cls(str(note["from"]), str(note["to"]), tuple(map(str, note["options"])))
+
+    def command(self) -> str:
+        """What finishes the copy."""
+        return shlex.join(["sightline", "copy", self.source, self.destination, *self.options])
+
+    def error(self) -> UnfinishedCopy:
+        """The error of whoever opens the collection."""
+        return UnfinishedCopy(
+            f"{self.destination} is an unfinished copy of {self.source}, so it isn't whole. Finish it with: {self.command()}; or "
+            f"put another collection in its place: sightline copy OTHER_URL {shlex.quote(self.destination)} --replace"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@
     ├── ContractMismatch           the collection was made by other eyes (exit code 3)
     └── StoreError                 the store can't do what it was asked (exit code 4)
         ├── CollectionNotFound     nothing was indexed there yet (exit code 2)
+        ├── UnfinishedCopy         a copy into the collection was begun and isn't whole
         ├── StoreUnreachable       the server doesn't answer, or refuses the key
         └── StoreLocked            another process holds it
 
@@ -129,6 +130,10 @@ class CollectionNotFound(StoreError):
     """The store has no such collection yet."""
 
     exit_code = 2
+
+
+class UnfinishedCopy(StoreError):
+    """A copy into the collection was begun and isn't whole, so nothing reads or writes it but the copy itself."""
 
 
 class StoreUnreachable(StoreError):

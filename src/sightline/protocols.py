@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -124,6 +125,37 @@ class StoreCapabilities:
     several_dimensions: bool
     quantization: bool
     float16: bool
+
+
+class Readable(Protocol):
+    """What a collection is copied from: a store, or a file."""
+
+    @property
+    def url(self) -> str: ...
+    def layout(self) -> VectorLayout: ...
+    def count(self) -> int: ...
+    def read_contract(self) -> Mapping[str, Any] | None: ...
+    def read_mark(self) -> Mapping[str, Any]: ...
+    def records(self) -> Iterator[Record]: ...
+
+
+class CollectionFile(Readable, Protocol):
+    """A file that holds a collection, to be kept and moved; searched is what was copied from it into a store."""
+
+    def exists(self) -> bool: ...
+    def writing(
+        self, layout: VectorLayout, contract: Mapping[str, Any], mark: Mapping[str, Any]
+    ) -> AbstractContextManager[CollectionWriter]:
+        """Write the file anew; it takes its place when the block ends without an error, and then it is whole and on disk."""
+
+
+class CollectionWriter(Protocol):
+    """A file that is being written."""
+
+    def write(self, points: Sequence[Point], vectors: FloatArray) -> None:
+        """Write points with their vectors `(n, dimensions)`."""
+    def finished(self) -> Readable:
+        """End the file; gives what reads it back before it takes its place."""
 
 
 class Store(Protocol):

@@ -453,6 +453,19 @@ class StoreConformance:
         assert set(found) == {plain.text, whole}
         np.testing.assert_allclose(found[whole], vectors[1], atol=1e-6)
 
+    def test_a_stored_point_written_again_is_the_same(self, store: Store) -> None:
+        """What is read is all that there is to write: also what the vector is found by, where that isn't the text."""
+        [plain, more] = self.make_points(2, metadata={"odd": [1, {"a": None}], "source": "mine"})
+        whole = "title: lamp\n\n" + more.text
+        vectors = self.fill(store, [plain, replace(more, embedded_text=whole)])
+        before = {record.point.id: record for record in store.records()}
+        assert before[plain.id].point == plain
+        assert before[more.id].point.embedded_digest is not None
+        store.delete([plain.id, more.id])
+        store.upsert([record.point for record in before.values()], np.stack([one.vector for one in before.values()]))
+        assert {record.point.id: record.point for record in store.records()} == {one: before[one].point for one in before}
+        np.testing.assert_allclose(store.vectors_of([whole])[whole], vectors[1], atol=1e-6)
+
     def test_a_released_collection_has_another_writer(self, store: Store) -> None:
         """Whoever released it reads on, and writes again when the other one is done."""
         import pytest

@@ -176,6 +176,7 @@ class Point:
         metadata: Beyond the source.
         head: Set on a document's first chunk only.
         embedded_text: What the vector is of, for who writes; None is `text`. A stored point doesn't say.
+        embedded_digest: What that text is found by, where a stored point's vector is of another text than `text`.
     """
 
     id: str
@@ -184,6 +185,7 @@ class Point:
     metadata: Metadata
     head: Head | None = None
     embedded_text: str | None = None
+    embedded_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -324,5 +326,60 @@ class IndexSummary:
     skipped: tuple[SkippedFile, ...] = ()
 
 
+class Foreign(StrEnum):
+    """What becomes of the points that another program wrote, when their collection is copied."""
+
+    REFUSE = "refuse"
+    ROWS = "rows"
+    LEAVE = "leave"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyProgress:
+    """How far a copy is. `stage` is "copying", then "verifying", for each of which the points are counted anew."""
+
+    stage: str
+    points_done: int
+    points_total: int
+    points_written: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CopySummary:
+    """What a copy did.
+
+    Args:
+        source: URL that was copied from.
+        destination: URL that was copied to.
+        points: Points in the destination.
+        points_written: Those of them that were written; the others were there from an interrupted attempt.
+        points_removed: What an interrupted attempt had written and the source no longer has.
+        documents: Documents of the source that are wholly there.
+        rows: Rows that a program added one by one.
+        foreign_points: Points of the source that another program wrote.
+        foreign_left: Those of them that were left out, as the caller said; the others are rows now.
+        dimensions: Lengths of the vectors, the main ones first.
+        vectors_compared: Vectors of the sample that were read back and compared.
+        largest_difference: How far a number of these was from what it was, at most; all of unit norm.
+        seconds: Wall-clock time.
+    """
+
+    source: str
+    destination: str
+    points: int
+    points_written: int
+    points_removed: int
+    documents: int
+    rows: int
+    foreign_points: int
+    foreign_left: int
+    dimensions: tuple[int, ...]
+    vectors_compared: int
+    largest_difference: float
+    seconds: float
+
+
 OnEmbeddingProgress: TypeAlias = Callable[[EmbeddingProgress], None]
 OnIndexProgress: TypeAlias = Callable[[IndexProgress], None]
+OnCopyProgress: TypeAlias = Callable[[CopyProgress], None]

@@ -13,6 +13,7 @@ import click
 
 from sightline import __version__
 from sightline.cli.adopt import adopt
+from sightline.cli.copy import copy
 from sightline.cli.dimensions import dimensions
 from sightline.cli.doctor import doctor
 from sightline.cli.embed import embed
@@ -57,7 +58,7 @@ def cli() -> None:
     """Turn a folder of documents into a collection that is searched by meaning."""
 
 
-for _command in (index, search, inspect, remove, dimensions, adopt, embed, formats, doctor):
+for _command in (index, search, inspect, remove, dimensions, adopt, copy, embed, formats, doctor):
     cli.add_command(_command)
 
 

@@ -1,24 +1,54 @@
-"""How an index run is drawn: a live line on a terminal, a plain line now and then elsewhere. Always on stderr."""
+"""How a run is drawn: a live line on a terminal, a plain line now and then elsewhere. Always on stderr."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import click
 
-from sightline.types import IndexProgress, OnIndexProgress
+from sightline.types import CopyProgress, IndexProgress, OnCopyProgress, OnIndexProgress
 
 _PLAIN_EVERY_SECONDS = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is drawn: words, how much is done of how much, and for how long it has been going on."""
+
+    text: str
+    done: float
+    total: float | None
+    seconds: float
+
+
+_Draw: TypeAlias = Callable[[Line], None]
+
+
 @contextmanager
 def show_progress() -> Iterator[OnIndexProgress]:
-    """Draw the events that are given to what this yields."""
+    """Draw the events of an index run that are given to what this yields."""
+    with _drawn() as draw:
+        yield lambda progress: draw(
+            Line(f"{documents(progress)}, {rates(progress)}", progress.bytes_done, progress.bytes_total, progress.seconds)
+        )
+
+
+@contextmanager
+def show_copy_progress() -> Iterator[OnCopyProgress]:
+    """Draw the events of a copy that are given to what this yields."""
+    with _drawn() as draw:
+        yield lambda progress: draw(Line(points(progress), progress.points_done, progress.points_total, progress.seconds))
+
+
+@contextmanager
+def _drawn() -> Iterator[_Draw]:
     if sys.stderr.isatty():
-        with _live() as on_progress:
-            yield on_progress
+        with _live() as draw:
+            yield draw
     else:
         yield _Plain()
 
@@ -44,14 +74,14 @@ class _Plain:
     def __init__(self) -> None:
         self._next = _PLAIN_EVERY_SECONDS
 
-    def __call__(self, progress: IndexProgress) -> None:
-        if progress.seconds >= self._next:
-            self._next = progress.seconds + _PLAIN_EVERY_SECONDS
-            click.echo(f"{documents(progress)}, {rates(progress)}", err=True)
+    def __call__(self, line: Line) -> None:
+        if line.seconds >= self._next:
+            self._next = line.seconds + _PLAIN_EVERY_SECONDS
+            click.echo(line.text, err=True)
 
 
 @contextmanager
-def _live() -> Iterator[OnIndexProgress]:
+def _live() -> Iterator[_Draw]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -63,16 +93,15 @@ def _live() -> Iterator[OnIndexProgress]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as display:
         task = display.add_task("opening the collection", total=None)
+        yield lambda line: display.update(task, completed=line.done, total=line.total, description=line.text)
 
-        def draw(progress: IndexProgress) -> None:
-            display.update(
-                task,
-                completed=progress.bytes_done,
-                total=progress.bytes_total,
-                description=f"{documents(progress)}, {rates(progress)}",
-            )
 
-        yield draw
+def points(progress: CopyProgress) -> str:
+    """How far a copy is, and how fast it writes."""
+    parts = [f"{progress.stage} {progress.points_done:,}/{progress.points_total:,} points"]
+    if progress.stage == "copying" and progress.points_written:
+        parts.append(f"{progress.points_written / max(progress.seconds, 1e-9):,.0f} written/s")
+    return ", ".join(parts)
 
 
 def documents(progress: IndexProgress) -> str:

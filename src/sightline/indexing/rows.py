@@ -63,6 +63,13 @@ def make_rows(
     return points
 
 
+def row_of(record: Record) -> Record:
+    """What another program wrote as a row: the same id for its reader, text, metadata and vector."""
+    point = record.point
+    metadata = {"source": point.source, **point.metadata} if point.source else point.metadata
+    return Record(_row(point.id, point.text, metadata, None), record.vector)
+
+
 def add_rows(
     store: Store, embedder: Embedder, points: Sequence[Point], *, dimensions: int, vectors: FloatArray | None = None
 ) -> None:

@@ -7,18 +7,20 @@ URLs are logged: they come from the environment.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sightline.errors import UnknownStore
-from sightline.protocols import Store
+from sightline.errors import UnknownStore, UsageError
+from sightline.protocols import CollectionFile, Store
 
-__all__ = ["open_store"]
+__all__ = ["is_file", "open_file", "open_store", "share_a_directory"]
 
 _EDGE, _QDRANT, _QDRANT_LOCAL = "edge:DIR", "qdrant://HOST:PORT/COLLECTION", "qdrant:DIR/COLLECTION"
 _CHROMA, _CHROMA_SERVER = "chroma:DIR/COLLECTION", "chroma+http://HOST:PORT/COLLECTION"
+_PARQUET = "parquet:FILE"
 _FORMS = {
     _EDGE: ("edge:./kb", "Qdrant Edge, embedded: one collection in a directory of its own"),
     _QDRANT: ("qdrant://localhost:6334/handbook", "a Qdrant server (qdrant+https:// with TLS; key: QDRANT_API_KEY)"),
@@ -26,6 +28,7 @@ _FORMS = {
     _CHROMA: ("chroma:./kb/handbook", "Chroma, embedded: several collections in one directory"),
     _CHROMA_SERVER: ("chroma+http://localhost:8000/handbook", "a Chroma server (chroma+https:// with TLS; key: CHROMA_API_KEY)"),
     "memory:": ("memory:", "gone when it is closed; memory:NAME is shared within the process"),
+    _PARQUET: ("parquet:./kb.parquet", "a collection in one file, for sightline copy; it can't be searched"),
 }
 _CHROMA_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 _IP_ADDRESS = re.compile(r"\d{1,3}(\.\d{1,3}){3}")
@@ -49,12 +52,54 @@ def open_store(url: str) -> Store:
 
     Raises:
         UnknownStore: `url` has none of the known forms.
+        UsageError: it names a file, which is no store.
         MissingExtra: the client of that store isn't installed.
     """
+    if is_file(url):
+        raise UsageError(
+            f"{url} is a file that keeps a collection; it can't be searched or indexed into. Copy it into a store first: "
+            f"sightline copy {shlex.quote(url)} edge:DIR"
+        )
     scheme, colon, rest = url.partition(":")
     if not colon or scheme not in _OPENERS:
         raise UnknownStore(f"{url!r} names no store that Sightline knows. Known forms:\n{_known_forms()}")
     return _OPENERS[scheme](url, rest)
+
+
+def is_file(url: str) -> bool:
+    """Whether `url` names a file that keeps a collection, rather than a store."""
+    return url.startswith("parquet:")
+
+
+def open_file(url: str) -> CollectionFile:
+    """Give the file that `url` names, whether it is there or not.
+
+    Raises:
+        UnknownStore: `url` is malformed.
+        MissingExtra: what reads and writes such files isn't installed.
+    """
+    name = url.removeprefix("parquet:")
+    if not name.strip() or name.endswith(("/", "\\")):
+        raise _malformed(url, "it names no file", _PARQUET)
+    path = _directory(url, name, _PARQUET)
+    from sightline.stores.parquet import ParquetFile  # loads pyarrow
+
+    return ParquetFile(url, path)
+
+
+def share_a_directory(one: str, other: str) -> bool:
+    """Whether two URLs name collections of one directory, which only one store at a time can write."""
+    places = [_place(url) for url in (one, other)]
+    return places[0] is not None and places[0] == places[1]
+
+
+def _place(url: str) -> tuple[str, Path] | None:
+    """Kind and directory of a database of this machine."""
+    scheme, _, rest = url.partition(":")
+    if scheme == "edge":
+        return scheme, _directory(url, rest, _EDGE)
+    form = {"qdrant": _QDRANT_LOCAL, "chroma": _CHROMA}.get(scheme)
+    return None if form is None or rest.startswith("//") else (scheme, _directory_and_name(url, rest, form)[0])
 
 
 def _known_forms() -> str:

@@ -8,7 +8,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -32,7 +32,7 @@ from sightline.stores.checks import (
     store_closed,
 )
 from sightline.stores.filters import matches, parse_filter
-from sightline.stores.payload import hit
+from sightline.stores.payload import embedded_digest, hit, text_digest
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 
 
@@ -149,7 +149,7 @@ class MemoryStore:
             collection = self._writable()
             plain, array = checked_points(points, vectors, collection.layout.dimensions)
             for point, row in zip(plain, array, strict=True):
-                collection.points[point.id] = point
+                collection.points[point.id] = _stored(point)
                 collection.vectors[point.id] = row.copy()
 
     def update(self, points: Sequence[Point]) -> None:
@@ -158,7 +158,7 @@ class MemoryStore:
             collection = self._writable()
             for point in checked_updates(points):
                 if point.id in collection.points:
-                    collection.points[point.id] = point
+                    collection.points[point.id] = _stored(point)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points; ids that aren't there are fine."""
@@ -185,11 +185,11 @@ class MemoryStore:
 
     def vectors_of(self, texts: Sequence[str]) -> dict[str, FloatArray]:
         """Stored vectors of those texts that some point has, float32 `(dimensions,)` each."""
-        wanted = set(texts)
+        wanted = {text_digest(text): text for text in texts}
         with self._slot.lock:
             collection = self._collection()
-            found = {_embedded(point): one for one, point in collection.points.items() if _embedded(point) in wanted}
-            return {text: collection.vectors[one].copy() for text, one in found.items()}
+            holders = {embedded_digest(point): one for one, point in collection.points.items()}
+            return {text: collection.vectors[holders[one]].copy() for one, text in wanted.items() if one in holders}
 
     def records(self, limit: int | None = None, *, filter: Filter | None = None) -> Iterator[Record]:
         """Points with their vectors."""
@@ -275,8 +275,10 @@ class MemoryStore:
         return collection
 
 
-def _embedded(point: Point) -> str:
-    return point.text if point.embedded_text is None else point.embedded_text
+def _stored(point: Point) -> Point:
+    """The point as every store gives it back: not with the text that was embedded, but with what that is found by."""
+    digest = embedded_digest(point)
+    return replace(point, embedded_text=None, embedded_digest=None if digest == text_digest(point.text) else digest)
 
 
 def _best(rows: Sequence[int], scores: FloatArray, ids: Sequence[str]) -> Sequence[int]:

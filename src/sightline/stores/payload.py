@@ -44,6 +44,13 @@ def text_digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def embedded_digest(point: Point) -> str:
+    """What the text that a point's vector is of is found by."""
+    if point.embedded_digest is not None:
+        return point.embedded_digest
+    return text_digest(point.text if point.embedded_text is None else point.embedded_text)
+
+
 def to_nested(point: Point) -> dict[str, Any]:
     """The payload of `point` on Qdrant and Edge."""
     shown = {VISIBLE_SOURCE_KEY: visible_source(point.source, point.metadata)}
@@ -77,7 +84,8 @@ def point_from_nested(point_id: str, payload: Mapping[str, Any] | None) -> Point
         return Point(point_id, _foreign_text(given), _foreign_source(given, metadata), metadata)
     metadata = {key: value for key, value in (nested or {}).items() if key != VISIBLE_SOURCE_KEY}
     metadata.update(given.get(METADATA_KEY, {}))
-    return Point(point_id, given[_CONTENT_KEY], given[SOURCE_KEY], metadata, _head(given))
+    text = given[_CONTENT_KEY]
+    return Point(point_id, text, given[SOURCE_KEY], metadata, _head(given), embedded_digest=_other_digest(given, text))
 
 
 def point_from_flat(point_id: str, document: str | None, flat: Mapping[str, Any] | None) -> Point:
@@ -88,7 +96,8 @@ def point_from_flat(point_id: str, document: str | None, flat: Mapping[str, Any]
         return Point(point_id, _text(document), _foreign_source(given, metadata), metadata)
     metadata.pop(VISIBLE_SOURCE_KEY, None)
     metadata.update(json.loads(given.get(METADATA_KEY, "{}")))
-    return Point(point_id, _text(document), given[SOURCE_KEY], metadata, _head(given))
+    text = _text(document)
+    return Point(point_id, text, given[SOURCE_KEY], metadata, _head(given), embedded_digest=_other_digest(given, text))
 
 
 def hit(point: Point, score: float) -> Hit:
@@ -110,9 +119,14 @@ def _head(payload: Mapping[str, Any]) -> Head | None:
     return head_from(payload) if HEAD_KEY in payload else None
 
 
+def _other_digest(payload: Mapping[str, Any], text: str) -> str | None:
+    """The digest of what was embedded; None where that is the text itself."""
+    digest = payload.get(TEXT_KEY)
+    return None if digest is None or digest == text_digest(text) else str(digest)
+
+
 def _bookkeeping(point: Point) -> dict[str, Any]:
-    embedded = point.text if point.embedded_text is None else point.embedded_text
-    ours: dict[str, Any] = {POINT_KEY: 1, SOURCE_KEY: point.source, TEXT_KEY: text_digest(embedded)}
+    ours: dict[str, Any] = {POINT_KEY: 1, SOURCE_KEY: point.source, TEXT_KEY: embedded_digest(point)}
     if point.head is not None:
         ours |= {
             HEAD_KEY: 1,

@@ -34,6 +34,8 @@ MAY_IMPORT = {
     "adoption": {"types", "errors", "protocols", "contract", "cutting"},
     "layouts": {"types", "errors", "protocols", "contract"},
     "inspection": {"types", "errors", "protocols", "contract"},
+    "planning": {"types", "errors"},
+    "calibration": {"types", "protocols", "planning"},
     "embedding": FOUNDATION,
     "stores": FOUNDATION,
     "indexing": FOUNDATION,

@@ -87,6 +87,15 @@ def test_the_cpus_rate_is_what_was_measured() -> None:
         assert found.tokens_per_second == pytest.approx(measured, rel=0.25)
 
 
+def test_chunks_are_no_longer_than_the_model_reads() -> None:
+    """By default as an index run takes them: 512 tokens, or less."""
+    short = ModelShape("short", 8, 1000, max_length=102)
+    assert plan_corpus(1, 1000, model=short, chunk_fill=1.0).chunks == 10
+    assert plan_corpus(1, 5120, model=PLAIN, chunk_fill=1.0).chunks == 10
+    with pytest.raises(UsageError, match="at most 100"):
+        plan_corpus(1, 1000, model=short, chunk_tokens=101)
+
+
 def test_attention_adds_to_long_chunks() -> None:
     """And half as much where a token sees only those before it."""
     wide = ModelShape("wide", 8, 1000, layers=2, attention_width=64)
@@ -125,11 +134,11 @@ def test_known_shapes_are_those_of_the_configs(shared_data: Path, minilm_folder:
     qwen3 = json.loads((shared_data / "qwen3-embedding-0.6b" / "config.json").read_text(encoding="utf-8"))
     config = next(path for path in (minilm_folder / "config.json", minilm_folder / "0_Transformer/config.json") if path.exists())
     minilm = json.loads(config.read_text(encoding="utf-8"))
-    for name, config, length in (
-        ("Qwen/Qwen3-Embedding-0.6B", qwen3, 1024),
-        ("sentence-transformers/all-MiniLM-L6-v2", minilm, 384),
+    for name, config, length, longest in (
+        ("Qwen/Qwen3-Embedding-0.6B", qwen3, 1024, 32_768),
+        ("sentence-transformers/all-MiniLM-L6-v2", minilm, 384, 256),
     ):
-        assert shape_of(name, config, length) == KNOWN_MODELS[name]
+        assert shape_of(name, config, length, longest) == KNOWN_MODELS[name]
 
 
 @pytest.mark.parametrize(("size", "total"), [("0.6B", 595_776_512), ("4B", 4_021_774_336)])

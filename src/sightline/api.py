@@ -34,7 +34,7 @@ from sightline.embedding.dimensions import UNTRAINED_CUT
 from sightline.embedding.models import DEFAULT_MODEL, is_local, is_matryoshka, load_spec
 from sightline.embedding.shared import open_embedder
 from sightline.errors import ContractMismatch, DeletionRefused, DimensionError, ModelNotFound, UntrustedModel, UsageError
-from sightline.indexing.chunking import DEFAULT_CHUNK_TOKENS, ChunkSettings, default_settings
+from sightline.indexing.chunking import ChunkSettings, default_settings
 from sightline.indexing.files import Discovered, Selection, discover, roots_of
 from sightline.indexing.indexer import Corpus, Indexer
 from sightline.indexing.plan import plan_removal
@@ -295,7 +295,6 @@ def plan_corpus(
     dimensions: Sequence[int] = (),
     quantizations: Sequence[Quantization | None] = (None,),
     storage: VectorStorage = VectorStorage.FLOAT32,
-    chunk_tokens: int | None = None,
     **more: Unpack[planning.Figures],
 ) -> CorpusPlan:
     """What a corpus that isn't here yet will take: chunks, tokens, hours of a device, bytes, with what all that stands on.
@@ -309,7 +308,6 @@ def plan_corpus(
         dimensions: Lengths to compare, and all of them in one collection; none is the model's own.
         quantizations: Ways to quantise to compare; None among them is not at all.
         storage: Number format of the vectors.
-        chunk_tokens: Largest chunk; None is what an index run would take: 512.
         more: As for `planning.plan_corpus`.
 
     Raises:
@@ -322,9 +320,7 @@ def plan_corpus(
     kept = [(length, ()) for length in lengths] + ([(lengths[0], lengths[1:])] if len(lengths) > 1 else [])
     form = VectorStorage(storage)
     layouts = [VectorLayout(longest, shorter, kind, form) for longest, shorter in kept for kind in quantizations]
-    return planning.plan_corpus(
-        documents, tokens_per_document, model=shape, layouts=layouts, chunk_tokens=chunk_tokens or DEFAULT_CHUNK_TOKENS, **more
-    )
+    return planning.plan_corpus(documents, tokens_per_document, model=shape, layouts=layouts, **more)
 
 
 def open_collection(
@@ -875,7 +871,7 @@ def _shape(model: str | Path | None, native_dimensions: int | None, parameters: 
             " Describe another one with --native-dimensions and --parameters (its weights without the token embeddings)."
         )
     spec = load_spec(name)
-    return planning.shape_of(name, spec.config, spec.native_dimensions)
+    return planning.shape_of(name, spec.config, spec.native_dimensions, spec.max_length)
 
 
 def _planned_target(

@@ -46,6 +46,7 @@ class ModelShape:
         layers: How many; 0 where it isn't known, and attention is left out.
         attention_width: Heads times the length of one; 0 likewise.
         causal: Whether a token sees only those before it, which halves attention.
+        max_length: Longest input, special tokens included; None where it isn't known.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ModelShape:
     layers: int = 0
     attention_width: int = 0
     causal: bool = False
+    max_length: int | None = None
 
     def flops_per_token(self, length: int) -> int:
         """Products and sums for one token of a text of `length`: two a weight, and what attention adds."""
@@ -66,10 +68,10 @@ class ModelShape:
 KNOWN_MODELS = {
     shape.name: shape
     for shape in (
-        ModelShape("Qwen/Qwen3-Embedding-0.6B", 1024, 440_401_920, 28, 2048, causal=True),
-        ModelShape("Qwen/Qwen3-Embedding-4B", 2560, 3_633_315_840, 36, 4096, causal=True),
-        ModelShape("Qwen/Qwen3-Embedding-8B", 4096, 6_945_767_424, 36, 4096, causal=True),
-        ModelShape("sentence-transformers/all-MiniLM-L6-v2", 384, 10_616_832, 6, 384),
+        ModelShape("Qwen/Qwen3-Embedding-0.6B", 1024, 440_401_920, 28, 2048, causal=True, max_length=32_768),
+        ModelShape("Qwen/Qwen3-Embedding-4B", 2560, 3_633_315_840, 36, 4096, causal=True, max_length=32_768),
+        ModelShape("Qwen/Qwen3-Embedding-8B", 4096, 6_945_767_424, 36, 4096, causal=True, max_length=32_768),
+        ModelShape("sentence-transformers/all-MiniLM-L6-v2", 384, 10_616_832, 6, 384, max_length=256),
     )
 }
 
@@ -214,7 +216,7 @@ def qdrant_rule(points: int, layout: VectorLayout) -> int:
     return round(points * sum(layout.lengths) * 4 * _QDRANT_FACTOR)
 
 
-# qdrant.tech/documentation/cloud/capacity-sizing: memory_size = number_of_vectors * vector_dimension * 4 bytes * 1.5.
+QDRANT_RULE = "vectors * dimensions * 4 bytes * 1.5, qdrant.tech/documentation/cloud/capacity-sizing"
 _QDRANT_FACTOR = 1.5
 
 
@@ -251,6 +253,7 @@ class CorpusPlan:
 BYTES_PER_TOKEN = 4.1
 METADATA_BYTES = 145
 SPECIAL_TOKENS = 2
+_CHUNK_TOKENS = 512  # the indexer's own default
 # The mean chunk is shorter than the largest, because chunks end where sections do: 1 / mean = a / largest + 1 / section.
 _FILL, _SECTION_TOKENS = 1.15, 417
 
@@ -263,6 +266,7 @@ def mean_fill(chunk_tokens: int) -> float:
 class Figures(TypedDict, total=False):
     """What a caller of `plan_corpus` may know better; the meanings are explained there."""
 
+    chunk_tokens: int | None
     overlap_tokens: int
     chunk_fill: float | None
     bytes_per_token: float | None
@@ -280,7 +284,7 @@ def plan_corpus(
     tokens_per_document: float,
     *,
     model: ModelShape,
-    chunk_tokens: int = 512,
+    chunk_tokens: int | None = None,
     overlap_tokens: int = 0,
     chunk_fill: float | None = None,
     bytes_per_token: float | None = None,
@@ -299,7 +303,7 @@ def plan_corpus(
         documents: How many.
         tokens_per_document: In the mean.
         model: What embeds.
-        chunk_tokens: Largest chunk.
+        chunk_tokens: Largest chunk; None is what an index run takes: 512, or what the model reads.
         overlap_tokens: What each chunk of a document repeats of the one before.
         chunk_fill: Mean length of a chunk as a share of the largest; None is what was measured.
         bytes_per_token: Of the texts in UTF-8; None is what was measured.
@@ -315,6 +319,11 @@ def plan_corpus(
     Raises:
         UsageError: A figure out of range, or an unknown device.
     """
+    room = math.inf if model.max_length is None else model.max_length - SPECIAL_TOKENS
+    if chunk_tokens is None:
+        chunk_tokens = int(min(_CHUNK_TOKENS, room))
+    if chunk_tokens > room:
+        raise UsageError(f"--chunk-tokens {chunk_tokens} is out of range: {model.name} reads at most {room} and special ones.")
     _check(documents, tokens_per_document, chunk_tokens, overlap_tokens, devices, shard_points)
     notes: list[Assumption] = []
     fill = _noted(notes, "chunk fill", chunk_fill, mean_fill(chunk_tokens), "{:.0%} of the largest chunk", "--chunk-fill")
@@ -327,7 +336,12 @@ def plan_corpus(
     rate = _rate(notes, model, mean, tokens_per_second, device, peak_tflops, share)
     payload = (mean - SPECIAL_TOKENS) * size + metadata
     shards = 1 if shard_points is None else math.ceil(chunks / shard_points)
-    notes += [*_SIZE_NOTES]
+    layouts = layouts or [VectorLayout(model.dimensions)]
+    rules = [f"{'+'.join(map(str, one.lengths))}: {qdrant_rule(chunks, one) / 1e9:,.1f} GB" for one in layouts]
+    notes += [
+        *_SIZE_NOTES,
+        Assumption("Qdrant's own rule", ", ".join(dict.fromkeys(rules)), Origin.DOCUMENTED, f"in memory: {QDRANT_RULE}"),
+    ]
     return CorpusPlan(
         documents=documents,
         chunks=chunks,
@@ -337,12 +351,12 @@ def plan_corpus(
         device_hours=None if rate is None else tokens / rate / 3600,
         payload_bytes=payload,
         shards=shards,
-        sizes=store_sizes(chunks, payload, layouts or [VectorLayout(model.dimensions)]),
+        sizes=store_sizes(chunks, payload, layouts),
         assumptions=tuple(notes),
     )
 
 
-def shape_of(name: str, config: Mapping[str, Any], dimensions: int) -> ModelShape:
+def shape_of(name: str, config: Mapping[str, Any], dimensions: int, max_length: int | None = None) -> ModelShape:
     """The shape in a `config.json` of the families whose sizes are known.
 
     Raises:
@@ -363,7 +377,7 @@ def shape_of(name: str, config: Mapping[str, Any], dimensions: int) -> ModelShap
     width = heads * (config.get("head_dim") or hidden // heads)
     keys = 2 * config.get("num_key_value_heads", heads) * (width // heads)
     weights = layers * (hidden * (width + keys) + width * hidden + (3 if is_gated else 2) * hidden * intermediate)
-    return ModelShape(name, dimensions, weights, layers, width, causal=is_gated)
+    return ModelShape(name, dimensions, weights, layers, width, causal=is_gated, max_length=max_length)
 
 
 _ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")

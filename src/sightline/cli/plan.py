@@ -22,8 +22,8 @@ _QUANTIZATIONS = ("none", *Quantization)
 @click.command(short_help="Reckon what a corpus that isn't here yet will take.")
 @click.option("--documents", type=int, required=True, metavar="N", help="How many documents.")
 @click.option("--tokens-per-document", type=float, required=True, metavar="T", help="Their mean length in tokens.")
-@click.option("--chunk-tokens", type=int, metavar="C", help="Largest chunk. Default: 512.")
-@click.option("--overlap-tokens", type=int, default=0, metavar="O", help="What each chunk repeats of the one before. Default: 0.")
+@click.option("--chunk-tokens", type=int, metavar="C", help="Largest chunk. Default: 512, or what the model reads.")
+@click.option("--overlap-tokens", type=int, default=0, metavar="O", help="What a chunk repeats of the one before. Default: 0.")
 @click.option("--chunk-fill", type=float, metavar="SHARE", help="Mean chunk as a share of the largest. Default: as measured.")
 @click.option("--bytes-per-token", type=float, metavar="B", help="Of the texts in UTF-8. Default: as measured.")
 @click.option("--metadata-bytes", type=int, metavar="B", help="Source and metadata of a chunk. Default: as measured.")
@@ -32,7 +32,7 @@ _QUANTIZATIONS = ("none", *Quantization)
 @click.option("--parameters", type=float, metavar="P", help="Its weights without the token embeddings, e.g. 440e6.")
 @click.option("--dimensions", metavar="D,...", help="Lengths of vectors to compare. Default: the model's own.")
 @click.option("--quantization", metavar="KIND,...", help=f"To compare: {', '.join(_QUANTIZATIONS)}. Default: none.")
-@click.option("--storage", type=click.Choice(list(VectorStorage)), default="float32", show_default=True, help="Of the vectors.")
+@click.option("--storage", type=click.Choice(list(map(str, VectorStorage))), default="float32", help="Default: float32.")
 @click.option("--tokens-per-second", type=float, metavar="R", help="What one device embeds, as you measured it.")
 @click.option(
     "--device", metavar="DEVICE", help=f"Instead: {', '.join(api.DEVICES)}; its rate is reckoned from the model's arithmetic."
@@ -76,7 +76,7 @@ def _rows(found: api.CorpusPlan) -> Iterator[tuple[str, str]]:
         yield "time", "unknown: give --tokens-per-second, or --device"
     else:
         yield "time", f"{duration(found.seconds)} at {found.tokens_per_second:,.0f} tokens/s for each device"
-        yield "device hours", f"{found.device_hours:,.1f}"
+        yield "device hours", f"{found.device_hours:,.2f}"
 
 
 

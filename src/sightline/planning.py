@@ -125,7 +125,7 @@ DEVICES = {
 QUANTIZED_BITS = {
     Quantization.SCALAR: (8, 4),
     Quantization.BINARY: (1, 0),
-    Quantization.TURBO1: (1, 8),
+    Quantization.TURBO1: (1, 8),  # turbo4 was measured; the others as it
     Quantization.TURBO2: (2, 8),
     Quantization.TURBO4: (4, 8),
     Quantization.TURBO8: (8, 8),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qdrant_stand_in import RunningServer
 from sightline import api, calibration
 from sightline.calibration import calibrate
 from sightline.embedding.engine import EmbeddingEngine
@@ -242,6 +243,30 @@ def test_a_directory_that_may_only_be_read_is_enough(folder: Path, tmp_path: Pat
     finally:
         for path in everything:
             path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_plan_over_a_server_writes_nothing(folder: Path) -> None:
+    """Nothing is locked there either, so a plan goes beside a run."""
+    server = RunningServer()
+    try:
+        url = server.url("notes")
+        api.index([folder], into=url, model=HashEmbedder())
+        change(folder)
+        before = stored_on(server)
+        assert len(planned([folder], url, prune=True).changed) == 1
+        assert len(planned([folder], url, rebuild=True).added) == 7
+        assert not planned([folder], server.url("others")).exists
+        assert stored_on(server) == before
+    finally:
+        server.stop()
+
+
+def stored_on(server: RunningServer) -> dict[str, str]:
+    """Every collection of a server with all that is in it, and the aliases."""
+    client = server.stand_in.client
+    names = [one.name for one in client.get_collections().collections]
+    points = {name: repr(client.scroll(name, limit=1000, with_vectors=True)) for name in names}
+    return {**points, "settings": repr([client.get_collection(name) for name in names]), "aliases": repr(client.get_aliases())}
 
 
 @pytest.mark.parametrize("form", DIRECTORIES)

@@ -23,6 +23,7 @@ from benchmarks import (
     overhead,
     peers,
     questions,
+    sizes,
     startup,
     tokenizing,
     updates,
@@ -46,6 +47,7 @@ _TITLES = {
     "copy": "Copying",
     "questions": "Questions at once",
     "dimensions": "Dimensions and quantisation",
+    "sizes": "What a stored point takes",
 }
 _DEFAULT_CASES = ("engine", "startup", "indexing")
 _QUICK_MIXES = ("queries", "chunks", "one")
@@ -83,6 +85,7 @@ def _measure(
         "copy": lambda: copying.measure(work, _say),
         "questions": lambda: questions.measure(dtype, rounds, _say),
         "dimensions": lambda: dimensions.measure(work, _say),
+        "sizes": lambda: sizes.measure(work, _say),
     }
     if corpus is not None:
         runs["indexing"] = lambda: indexing.measure(corpus, work, dtype, rounds, _say)

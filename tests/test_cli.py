@@ -87,6 +87,89 @@ def test_index_says_what_it_did(command: Callable[..., Result], folder: Path, co
     assert "3 unchanged" in result.err
 
 
+def test_a_dry_run_says_what_would_be_done(command: Callable[..., Result], folder: Path, tiny: str, tmp_path: Path) -> None:
+    """Documents by their names, chunks, tokens and sizes on stdout; nothing is made."""
+    url = f"edge:{tmp_path}/db"
+    result = command("index", folder, "--into", url, "--model", tiny, "--dry-run", "--no-calibration")
+    assert result.code == 0
+    assert f"{url} would be made, 64 dimensions" in result.out
+    assert "kb/cake.md" in result.out
+    assert "Nothing was written." in result.out
+    assert "time" not in result.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_tells_the_time_and_what_was_measured(command: Callable[..., Result], folder: Path, tiny: str) -> None:
+    """The line says what it stands on."""
+    result = command("index", folder, "--into", "memory:", "--model", tiny, "--device", "cpu", "--dry-run")
+    shown = r"^time +about .*; measured here: [\d,]+ chunks of [\d,]+ tokens in .* tokens/s\), loading"
+    assert re.search(shown, result.out, re.M)
+
+
+def test_a_dry_run_as_json_has_every_name(command: Callable[..., Result], folder: Path, collection: str) -> None:
+    """Of an unchanged collection, too."""
+    plan = json.loads(command("index", folder, "--into", collection, "--dry-run", "--json").out)
+    assert (plan["unchanged"], plan["added"]) == (["kb/cake.md", "kb/engine.md", "kb/tide.txt"], [])
+    assert (plan["summary"]["chunks_embedded"], plan["calibration"]) == (0, None)
+
+
+def test_a_dry_run_exits_as_the_run_would(command: Callable[..., Result], tmp_path: Path, tiny: str) -> None:
+    """1 for what can't be read, 2 for a deletion that would be refused."""
+    root = tmp_path / "some"
+    root.mkdir()
+    (root / "good.txt").write_text("words", encoding="utf-8")
+    (root / "bad.txt").write_bytes(b"\xff\xfe\x00\xd8\x00")
+    url = f"edge:{tmp_path}/db"
+    given = ("index", root, "--into", url, "--model", tiny)
+    result = command(*given, "--dry-run", "--no-calibration")
+    assert (result.code, command(*given, "--device", "cpu").code) == (1, 1)
+    assert "some/bad.txt: " in result.out
+    (root / "good.txt").rename(root / "other.txt")
+    (root / "bad.txt").unlink()
+    result = command(*given, "--prune", "--dry-run", "--no-calibration")
+    assert (result.code, "The run would refuse: 1 of the 1 documents" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--no-calibration"], "goes with --dry-run"), (["--dry-run", "--take-over"], "Leave one of them out"),
+])  # fmt: skip
+def test_options_that_dont_go_together(
+    command: Callable[..., Result], folder: Path, options: list[str], message: str
+) -> None:
+    """They are refused, not passed over."""
+    result = command("index", folder, "--into", "memory:", *options)
+    assert result.code == 2
+    assert message in result.err
+
+
+def test_plan_prints_all_that_it_stands_on(command: Callable[..., Result]) -> None:
+    """Each figure that wasn't given has a source and the option that replaces it."""
+    result = command(
+        "plan", "--documents", 1000, "--tokens-per-document", 900, "--device", "h200", "--dimensions", "1024,256",
+        "--quantization", "none,binary",
+    )  # fmt: skip
+    assert result.code == 0
+    assert re.search(r"^share of it +40% \(assumed: .*--share\)$", result.out, re.M)
+    assert re.search(r"^1024\+256 binary +", result.out, re.M)
+    assert "measured" in result.out
+
+
+def test_plan_as_json_has_every_figure(command: Callable[..., Result]) -> None:
+    """Bytes aren't rounded."""
+    given = ("plan", "--documents", 10, "--tokens-per-document", 100, "--tokens-per-second", 50, "--json")
+    plan = json.loads(command(*given).out)
+    assert plan["device_hours"] == pytest.approx(plan["tokens"] / 50 / 3600)
+    assert {size["store"] for size in plan["sizes"]} == {"edge", "qdrant", "chroma"}
+
+
+def test_plan_refuses_what_it_doesnt_know(command: Callable[..., Result]) -> None:
+    """With what there is."""
+    given = ("plan", "--documents", 10, "--tokens-per-document", 100)
+    assert "one of none, scalar" in command(*given, "--quantization", "zip").err
+    assert "one of h200" in command(*given, "--device", "abacus").err
+    assert command(*given, "--dimensions", "x").code == 2
+
+
 def test_index_summary_as_json(command: Callable[..., Result], folder: Path, collection: str) -> None:
     """Every figure is there."""
     summary = json.loads(command("index", folder, "--into", collection, "--json").out)

@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "layouts": {"types", "errors", "protocols", "contract"},
     "inspection": {"types", "errors", "protocols", "contract"},
     "copying": {"types", "errors", "protocols", "contract", "metadata"},
+    "planning": {"types", "errors"},
+    "calibration": {"types", "protocols", "planning"},
     "embedding": FOUNDATION,
     "stores": FOUNDATION,
     "indexing": FOUNDATION,

@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from sightline.api import (
         Collection,
+        CorpusPlan,
+        IndexPlan,
         Inspection,
         JsonlFields,
         ParseLimits,
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
         index,
         inspect,
         open_collection,
+        plan_corpus,
+        plan_index,
         remove,
         remove_dimension,
     )
@@ -32,8 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Collection",
+    "CorpusPlan",
     "Document",
     "EmbeddingEngine",
+    "IndexPlan",
     "Inspection",
     "Instruction",
     "JsonlFields",
@@ -53,6 +59,8 @@ __all__ = [
     "inspect",
     "open_collection",
     "open_embedder",
+    "plan_corpus",
+    "plan_index",
     "register_reader",
     "remove",
     "remove_dimension",
@@ -60,8 +68,10 @@ __all__ = [
 
 _HOMES = {
     "Collection": "sightline.api",
+    "CorpusPlan": "sightline.api",
     "Document": "sightline.types",
     "EmbeddingEngine": "sightline.embedding.engine",
+    "IndexPlan": "sightline.api",
     "Inspection": "sightline.api",
     "Instruction": "sightline.types",
     "JsonlFields": "sightline.api",
@@ -80,6 +90,8 @@ _HOMES = {
     "inspect": "sightline.api",
     "open_collection": "sightline.api",
     "open_embedder": "sightline.embedding.shared",
+    "plan_corpus": "sightline.api",
+    "plan_index": "sightline.api",
     "register_reader": "sightline.indexing.readers",
     "remove": "sightline.api",
     "remove_dimension": "sightline.api",

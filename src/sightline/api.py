@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import fnmatch
 import logging
+import math
 import os
 import shlex
 import threading
@@ -14,16 +15,33 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import numpy as np
 
-from sightline import adoption, copying, inspection
-from sightline.contract import ChunkPart, Contract, ReadingDefaults, make_contract, reading_defaults, verify
+from sightline import adoption, calibration, copying, inspection, planning
+from sightline.contract import (
+    ChunkPart,
+    Contract,
+    ReadingDefaults,
+    VectorPart,
+    make_contract,
+    reading_defaults,
+    vector_part,
+    verify,
+)
 from sightline.embedding.dimensions import UNTRAINED_CUT
-from sightline.embedding.models import DEFAULT_MODEL, is_local, is_matryoshka
+from sightline.embedding.models import DEFAULT_MODEL, is_local, is_matryoshka, load_spec
 from sightline.embedding.shared import open_embedder
-from sightline.errors import ContractMismatch, DeletionRefused, ModelNotFound, UnfinishedCopy, UntrustedModel, UsageError
+from sightline.errors import (
+    ContractMismatch,
+    DeletionRefused,
+    DimensionError,
+    ModelNotFound,
+    UnfinishedCopy,
+    UntrustedModel,
+    UsageError,
+)
 from sightline.indexing.chunking import ChunkSettings, default_settings
 from sightline.indexing.files import Discovered, Selection, discover, roots_of
 from sightline.indexing.indexer import Corpus, Indexer
@@ -32,6 +50,7 @@ from sightline.indexing.parsers import ParseLimits
 from sightline.indexing.plan import plan_removal
 from sightline.indexing.readers import Format, Reading, formats, register_reader
 from sightline.indexing.reconcile import is_within
+from sightline.indexing.rehearsal import Rehearsed
 from sightline.indexing.rows import add_rows, delete_rows, find_rows, get_rows, make_rows, row_of
 from sightline.inspection import Inspection
 from sightline.layouts import (
@@ -43,10 +62,11 @@ from sightline.layouts import (
     read_shortlist,
     read_storage,
 )
-from sightline.metadata import ROW_ROOT, known_id
+from sightline.metadata import ROW_ROOT, known_id, payload_bytes
+from sightline.planning import DEVICES, Calibration, CorpusPlan, IndexPlan, ModelShape, StoreSize, run_seconds, store_sizes
 from sightline.protocols import Embedder, InstructionLike, Readable, Store
 from sightline.searching import aquery_vector, asearch, nearest, query_vector, search
-from sightline.stores import is_file, open_file, open_store, share_a_directory
+from sightline.stores import is_file, open_copy, open_file, open_store, share_a_directory
 from sightline.stores.checks import check_capable, collection_not_found, not_ours
 from sightline.types import (
     CopySummary,
@@ -69,12 +89,17 @@ from sightline.types import (
 
 __all__ = [
     "DEFAULT_MODEL",
+    "DEVICES",
+    "Calibration",
     "Collection",
+    "CorpusPlan",
     "Format",
+    "IndexPlan",
     "Inspection",
     "JsonlFields",
     "ParseLimits",
     "Reading",
+    "StoreSize",
     "add_dimension",
     "adopt",
     "copy",
@@ -84,6 +109,8 @@ __all__ = [
     "inspect",
     "is_trusted",
     "open_collection",
+    "plan_corpus",
+    "plan_index",
     "register_reader",
     "remove",
     "remove_dimension",
@@ -96,6 +123,7 @@ TRUSTED_MODELS_VARIABLE = "SIGHTLINE_TRUSTED_MODELS"
 _TRUSTED_MODELS = ("Qwen/Qwen3-Embedding-*",)
 _NAMES_SHOWN = 5
 _REMOVED_AT_ONCE = 200
+_POINTS_SAMPLED = 500
 
 
 def index(
@@ -164,51 +192,157 @@ def index(
         StoreError: The store can't do what it was asked, is held by another writer, or holds a collection of another program.
     """
     selection = Selection(tuple(include), tuple(exclude), ignore_files)
-    found = _found(paths, roots, selection, needed=documents is None, empty_ok=prune)
-    root_name = None if documents is None else _root_name(root)
-    corpus = Corpus(found, jsonl or JsonlFields(), documents or (), root_name, parsing or ParseLimits())
+    corpus = _corpus(paths, roots, selection, jsonl, documents, root, parsing, empty_ok=prune)
     with ExitStack() as resources:
         store = _opened_store(into, resources)
         if _known_contract(store) is not None:
             store.acquire(take_over=take_over)
-        # Read only now: before, another writer may have put a rebuilt collection in its place.
-        known = _known_contract(store)
-        anew = rebuild and known is not None
-        inherited = None if anew and model is not None else known
-        # Deterministic: a run that goes on after a crash gives the vectors that an undisturbed one would have given.
-        main, shorter = read_lengths(dimensions)
-        kept = _Kept(main, shorter, read_quantization(quantization), read_storage(storage))
-        kept.check(store)
-        embedder = _embedder(
-            model, resources, inherited, dimensions=main, device=device, devices=devices, dtype=dtype, deterministic=True
-        )
-        insisted = _insisted_dimensions(embedder, main, given=embedder is model)
-        kept = replace(kept, dimensions=insisted)
-        settings = _chunk_settings(embedder, inherited, chunk_tokens, overlap_tokens)
+        # Only now: before, another writer may have put a rebuilt collection in its place.
+        agreed = _agreed(
+            store, resources, model=model, dimensions=dimensions, quantization=quantization, storage=storage,
+            chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens, rebuild=rebuild, device=device, devices=devices,
+            dtype=dtype,
+        )  # fmt: skip
+        embedder, settings, anew = agreed.embedder, agreed.settings, agreed.anew
         if anew:
-            if dimensions is None and inherited is not None:
-                kept = replace(kept, dimensions=inherited.vectors.dimensions, shorter=inherited.vectors.shorter)
-            layout = store.layout()
-            kept = replace(
-                kept,
-                quantization=layout.quantization if quantization is None else kept.quantization,
-                storage=layout.storage if storage is None else kept.storage,
-            )
-            target, contract = _staged(store, embedder, settings, kept, corpus.scopes)
-        elif known is None:
-            target, contract = store, _create(store, embedder, settings, kept)
+            target, contract = _staged(store, embedder, settings, agreed.kept, corpus.scopes)
+        elif agreed.known is None:
+            target, contract = store, _create(store, embedder, settings, agreed.kept)
         else:
-            verify(known, embedder, into, dimensions=insisted)
-            check_lengths(known, dimensions, into)
-            _check_settings(store, quantization, storage)
-            target, contract = store, _with_settings(store, known, settings)
+            target, contract = store, _with_settings(store, agreed.known, settings)
         indexer = Indexer(target, embedder, settings, dimensions=contract.vectors.dimensions, on_progress=on_progress)
         # What an interrupted rebuild holds beyond this corpus was never live: it goes without a question.
         summary = indexer.run(corpus, prune=prune or anew, force=force or anew)
         if anew:
-            _refuse_loss(store, target, summary, indexer.empty_sources, prune=prune, force=force)
+            refusal = _loss(store, _heads(target), summary, indexer.empty_sources, prune=prune, force=force)
+            if refusal is not None:
+                raise refusal
             store.promote()
         return summary
+
+
+def plan_index(
+    paths: Sequence[str | Path] = (),
+    *,
+    into: str,
+    model: str | Path | Embedder | None = None,
+    dimensions: int | Sequence[int] | None = None,
+    quantization: Quantization | str | None = None,
+    storage: VectorStorage | str | None = None,
+    roots: Mapping[str, str | Path] | None = None,
+    documents: Iterable[Document] | None = None,
+    root: str = "documents",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    ignore_files: bool = True,
+    jsonl: JsonlFields | None = None,
+    parsing: ParseLimits | None = None,
+    chunk_tokens: int | None = None,
+    overlap_tokens: int | None = None,
+    prune: bool = False,
+    force: bool = False,
+    rebuild: bool = False,
+    calibrate: bool = True,
+    device: str | None = None,
+    devices: Sequence[str] | str | None = None,
+    dtype: str | None = None,
+    on_progress: OnIndexProgress | None = None,
+) -> IndexPlan:
+    """What `index` would do with the same arguments: nothing is written, and only a sample is embedded, to take the time.
+
+    The run's own stages do it, so its counts are those that the run then reports. A database in a directory is read from a
+    temporary copy, because it would write when it is opened.
+
+    Args:
+        calibrate: Embed a sample of the new texts for some seconds, to tell how long the run would take. Without it no weights
+            are loaded, unless the collection was made by a model that can be known by its vectors only.
+
+    All others are those of `index`.
+
+    Raises:
+        StoreLocked: Another process writes to the directory.
+        UsageError, ModelError, ContractMismatch, StoreError: As `index` would. What it would refuse to delete is in the plan.
+    """
+    selection = Selection(tuple(include), tuple(exclude), ignore_files)
+    corpus = _corpus(paths, roots, selection, jsonl, documents, root, parsing, empty_ok=prune)
+    with ExitStack() as resources:
+        store = resources.enter_context(open_copy(into))
+        agreed = _agreed(
+            store, resources, model=model, dimensions=dimensions, quantization=quantization, storage=storage,
+            chunk_tokens=chunk_tokens, overlap_tokens=overlap_tokens, rebuild=rebuild, device=device, devices=devices,
+            dtype=dtype,
+        )  # fmt: skip
+        embedder, anew = agreed.embedder, agreed.anew
+        if anew or agreed.known is None:
+            target, layout = _planned_target(store, agreed, corpus.scopes, resources)
+        else:
+            target, layout = store, store.layout()
+        length = layout.dimensions
+        indexer = Indexer(target, embedder, agreed.settings, dimensions=length, on_progress=on_progress)
+        found = indexer.rehearse(corpus, prune=prune or anew, force=force or anew)
+        refusal = found.refusal
+        if anew:
+            new = {*found.added, *found.changed, *found.unchanged}
+            loss = _loss(store, new, found.summary, set(found.empty), prune=prune, force=force)
+            refusal = None if loss is None else str(loss)
+        measured = calibration.calibrate(embedder, found.sample, dimensions=length) if calibrate else None
+        return IndexPlan(
+            url=into,
+            exists=agreed.known is not None,
+            rebuilds=anew,
+            model=embedder.identity().model,
+            dimensions=length,
+            summary=found.summary,
+            added=found.added,
+            changed=found.changed,
+            unchanged=found.unchanged,
+            empty=found.empty,
+            removed=found.removed,
+            kept=found.kept,
+            refusal=refusal,
+            tokens=found.tokens,
+            calibration=measured,
+            seconds=run_seconds(found.summary, found.tokens, measured) if calibrate else None,
+            sizes=_planned_sizes(target, found, layout),
+        )
+
+
+def plan_corpus(
+    documents: int,
+    tokens_per_document: float,
+    *,
+    model: str | Path | None = None,
+    native_dimensions: int | None = None,
+    parameters: float | None = None,
+    dimensions: Sequence[int] = (),
+    quantizations: Sequence[Quantization | None] = (None,),
+    storage: VectorStorage = VectorStorage.FLOAT32,
+    **more: Unpack[planning.Figures],
+) -> CorpusPlan:
+    """What a corpus that isn't here yet will take: chunks, tokens, hours of a device, bytes, with what all that stands on.
+
+    Args:
+        documents: How many.
+        tokens_per_document: In the mean.
+        model: A known name (`planning.KNOWN_MODELS`), a folder or `package:NAME`; None is DEFAULT_MODEL. Nothing is fetched.
+        native_dimensions: Instead of `model`, with `parameters`: length of its uncut vectors.
+        parameters: Its weights without the token embeddings.
+        dimensions: Lengths to compare, and all of them in one collection; none is the model's own.
+        quantizations: Ways to quantise to compare; None among them is not at all.
+        storage: Number format of the vectors.
+        more: As for `planning.plan_corpus`.
+
+    Raises:
+        UsageError: A figure out of range, or a model whose sizes aren't known here.
+    """
+    shape = _shape(model, native_dimensions, parameters)
+    lengths = tuple(sorted({*dimensions} or {shape.dimensions}, reverse=True))
+    if not 1 <= lengths[-1] <= lengths[0] <= shape.dimensions:
+        raise DimensionError(f"dimensions={list(dimensions)} are out of range: {shape.name} gives 1 to {shape.dimensions}.")
+    kept = [(length, ()) for length in lengths] + ([(lengths[0], lengths[1:])] if len(lengths) > 1 else [])
+    form = VectorStorage(storage)
+    layouts = [VectorLayout(longest, shorter, kind, form) for longest, shorter in kept for kind in quantizations]
+    return planning.plan_corpus(documents, tokens_per_document, model=shape, layouts=layouts, **more)
 
 
 def open_collection(
@@ -686,6 +820,22 @@ def is_trusted(model: str, revision: str | None = None) -> bool:
     return any(fnmatch.fnmatchcase(model, pattern) for pattern in allowed) or is_local(model, revision)
 
 
+def _corpus(
+    paths: Sequence[str | Path],
+    roots: Mapping[str, str | Path] | None,
+    selection: Selection,
+    jsonl: JsonlFields | None,
+    documents: Iterable[Document] | None,
+    root: str,
+    parsing: ParseLimits | None,
+    *,
+    empty_ok: bool,
+) -> Corpus:
+    found = _found(paths, roots, selection, needed=documents is None, empty_ok=empty_ok)
+    root_name = None if documents is None else _root_name(root)
+    return Corpus(found, jsonl or JsonlFields(), documents or (), root_name, parsing or ParseLimits())
+
+
 def _found(
     paths: Sequence[str | Path],
     roots: Mapping[str, str | Path] | None,
@@ -793,6 +943,57 @@ def _check_trust(name: str, revision: str | None) -> None:
     )
 
 
+def _shape(model: str | Path | None, native_dimensions: int | None, parameters: float | None) -> ModelShape:
+    """The sizes of a model that is known, on this machine, or described."""
+    if native_dimensions is not None or parameters is not None:
+        if model is not None or native_dimensions is None or parameters is None:
+            raise UsageError("A model is named (--model) or described (--native-dimensions and --parameters, both of them).")
+        if native_dimensions < 1 or not 1 <= parameters < math.inf:
+            raise UsageError(f"--native-dimensions {native_dimensions} and --parameters {parameters:g} are at least 1.")
+        return ModelShape("the described model", native_dimensions, round(parameters))
+    name = DEFAULT_MODEL if model is None else str(model)
+    if name in planning.KNOWN_MODELS:
+        return planning.KNOWN_MODELS[name]
+    if not is_local(name):
+        raise UsageError(
+            f"The sizes of {name!r} aren't known here: known are {', '.join(planning.KNOWN_MODELS)}, and models on this machine."
+            " Describe another one with --native-dimensions and --parameters (its weights without the token embeddings)."
+        )
+    spec = load_spec(name)
+    return planning.shape_of(name, spec.config, spec.native_dimensions, spec.max_length)
+
+
+def _planned_target(
+    store: Store, agreed: _Agreed, scopes: Set[str], resources: ExitStack
+) -> tuple[Store, VectorLayout]:
+    """What a run would fill: what an interrupted rebuild left, or an empty collection that stands for one not made yet."""
+    wanted = agreed.kept.parts(agreed.embedder, agreed.settings)
+    layout = agreed.kept.layout(wanted[0])
+    if agreed.anew:
+        staged = store.staging()
+        begun = _begun(staged, wanted, agreed.embedder)
+        if begun is not None and staged.layout() == layout and all(is_within(source, scopes) for source in staged.sources()):
+            return staged, layout
+    stand_in = _opened_store("memory:", resources)
+    stand_in.create(VectorLayout(layout.dimensions), {})
+    return stand_in, layout
+
+
+def _planned_sizes(target: Store, found: Rehearsed, layout: VectorLayout) -> tuple[StoreSize, ...]:
+    """What the collection would take when the run is done: its chunks, and what others have there."""
+    points = target.count() + found.more_points
+    payload = found.payload_bytes
+    known = found.points
+    if known < points:
+        # Of what stays as it is a sample is looked at.
+        sampled = [record.point for record in target.records(_POINTS_SAMPLED)]
+        if sampled:
+            payload += (points - known) * sum(map(payload_bytes, sampled)) // len(sampled)
+            known = points
+    layouts = [layout, *(VectorLayout(layout.dimensions // part) for part in (2, 4) if layout.dimensions >= part)]
+    return store_sizes(points, payload / max(known, 1), layouts)
+
+
 def _insisted_dimensions(embedder: Embedder, dimensions: int | None, *, given: bool) -> int | None:
     """The length that a writer insists on: what was asked for, or what the caller's own embedder was made for."""
     return embedder.dimensions if dimensions is None and given else dimensions
@@ -834,22 +1035,86 @@ class _Kept:
 
     def contract(self, embedder: Embedder, settings: ChunkSettings) -> Contract:
         """The contract of the new collection; raises DimensionError for a length that the model can't give."""
+        self._check_embedder(embedder)
+        return make_contract(embedder, _chunk_part(settings), dimensions=self.dimensions, shorter=self.shorter)
+
+    def parts(self, embedder: Embedder, settings: ChunkSettings) -> tuple[VectorPart, ChunkPart, ReadingDefaults]:
+        """As `contract`, without the probes: embeds nothing."""
+        self._check_embedder(embedder)
+        length = self.dimensions or embedder.dimensions
+        return vector_part(embedder, length, self.shorter), _chunk_part(settings), reading_defaults(embedder, length)
+
+    def layout(self, vectors: VectorPart) -> VectorLayout:
+        """How the store keeps its vectors."""
+        return VectorLayout(vectors.dimensions, vectors.shorter, self.quantization, self.storage)
+
+    def _check_embedder(self, embedder: Embedder) -> None:
         for length in self.shorter:
             embedder.embed_documents([], dimensions=length)  # no text: this checks the length
         identity = embedder.identity()
         main = self.dimensions or embedder.dimensions
         if self.shorter and main == identity.native_dimensions and not identity.matryoshka:  # or the embedder itself has warned
             log.warning(UNTRAINED_CUT, identity.model, identity.native_dimensions, self.shorter[0])
-        return make_contract(embedder, _chunk_part(settings), dimensions=self.dimensions, shorter=self.shorter)
 
-    def layout(self, contract: Contract) -> VectorLayout:
-        """How the store keeps its vectors."""
-        return VectorLayout(contract.vectors.dimensions, contract.vectors.shorter, self.quantization, self.storage)
+
+@dataclass(frozen=True, slots=True)
+class _Agreed:
+    """What a run goes by: what was asked for, and else what the collection has. `known` is its contract, if it is there."""
+
+    known: Contract | None
+    anew: bool
+    embedder: Embedder
+    settings: ChunkSettings
+    kept: _Kept
+
+
+def _agreed(
+    store: Store,
+    resources: ExitStack,
+    *,
+    model: str | Path | Embedder | None,
+    dimensions: int | Sequence[int] | None,
+    quantization: Quantization | str | None,
+    storage: VectorStorage | str | None,
+    chunk_tokens: int | None,
+    overlap_tokens: int | None,
+    rebuild: bool,
+    device: str | None,
+    devices: Sequence[str] | str | None,
+    dtype: str | None,
+) -> _Agreed:
+    """Compare what was asked for with the collection; raises what doesn't go together before anything is embedded."""
+    known = _known_contract(store)
+    anew = rebuild and known is not None
+    inherited = None if anew and model is not None else known
+    main, shorter = read_lengths(dimensions)
+    kept = _Kept(main, shorter, read_quantization(quantization), read_storage(storage))
+    kept.check(store)
+    # Deterministic: a run that goes on after a crash gives the vectors that an undisturbed one would have given.
+    embedder = _embedder(
+        model, resources, inherited, dimensions=main, device=device, devices=devices, dtype=dtype, deterministic=True
+    )
+    kept = replace(kept, dimensions=_insisted_dimensions(embedder, main, given=embedder is model))
+    settings = _chunk_settings(embedder, inherited, chunk_tokens, overlap_tokens)
+    if anew:
+        if dimensions is None and inherited is not None:
+            kept = replace(kept, dimensions=inherited.vectors.dimensions, shorter=inherited.vectors.shorter)
+        layout = store.layout()
+        kept = replace(
+            kept,
+            quantization=layout.quantization if quantization is None else kept.quantization,
+            storage=layout.storage if storage is None else kept.storage,
+        )
+    elif known is not None:
+        verify(known, embedder, store.url, dimensions=kept.dimensions)
+        check_lengths(known, dimensions, store.url)
+        _check_settings(store, quantization, storage)
+    return _Agreed(known, anew, embedder, settings, kept)
 
 
 def _create(store: Store, embedder: Embedder, settings: ChunkSettings, kept: _Kept) -> Contract:
     contract = kept.contract(embedder, settings)
-    store.create(kept.layout(contract), contract.to_json())
+    store.create(kept.layout(contract.vectors), contract.to_json())
     return contract
 
 
@@ -872,9 +1137,9 @@ def _staged(
 ) -> tuple[Store, Contract]:
     """The collection beside the live one: what an interrupted rebuild of the same paths left, or a new one."""
     contract = kept.contract(embedder, settings)
-    layout = kept.layout(contract)
+    layout = kept.layout(contract.vectors)
     staged = store.staging()
-    begun = _begun(staged, contract, embedder)
+    begun = _begun(staged, (contract.vectors, contract.chunks, contract.reading), embedder)
     if begun is not None and staged.layout() == layout and all(is_within(source, scopes) for source in staged.sources()):
         return staged, begun
     if staged.exists():
@@ -884,8 +1149,10 @@ def _staged(
     return staged, contract
 
 
-def _begun(staged: Store, contract: Contract, embedder: Embedder) -> Contract | None:
-    """The contract of an interrupted rebuild, if it was to make what `contract` says; None begins anew."""
+def _begun(
+    staged: Store, wanted: tuple[VectorPart, ChunkPart, ReadingDefaults], embedder: Embedder
+) -> Contract | None:
+    """The contract of an interrupted rebuild, if it was to make what is wanted; None begins anew."""
     data = staged.read_contract() if staged.exists() else None
     if data is None:
         return None
@@ -895,24 +1162,27 @@ def _begun(staged: Store, contract: Contract, embedder: Embedder) -> Contract | 
     except (ContractMismatch, UnfinishedCopy) as error:
         log.warning("what an interrupted rebuild left can't be gone on with, so it is begun anew: %s", error)
         return None
-    parts = (begun.vectors, begun.chunks, begun.reading)
-    return begun if parts == (contract.vectors, contract.chunks, contract.reading) else None
+    return begun if (begun.vectors, begun.chunks, begun.reading) == wanted else None
 
 
-def _refuse_loss(
-    store: Store, staged: Store, summary: IndexSummary, empty: Set[str], *, prune: bool, force: bool
-) -> None:
-    """Raise DeletionRefused when the new collection lacks more of the old one than the caller allowed."""
-    old = {head.source for head in store.heads()}
-    lost = sorted(old - {head.source for head in staged.heads()} - empty)
+def _heads(store: Store) -> set[str]:
+    return {head.source for head in store.heads()}
+
+
+def _loss(
+    store: Store, new: Set[str], summary: IndexSummary, empty: Set[str], *, prune: bool, force: bool
+) -> DeletionRefused | None:
+    """Why the new collection, which has the documents `new`, may not replace the old one; None if it may."""
+    old = _heads(store)
+    lost = sorted(old - new - empty)
     foreign = store.count() - sum(store.sources().values())
     pruned = prune and not foreign and not summary.skipped and 2 * len(lost) <= len(old)
     if force or pruned or not (lost or foreign):
-        return
+        return None
     names = ", ".join(lost[:_NAMES_SHOWN]) + (", ..." if len(lost) > _NAMES_SHOWN else "")
     missing = [f"{len(lost):,} of its {len(old):,} documents ({names})"] if lost else []
     missing += [f"{foreign:,} points that another program wrote"] if foreign else []
-    raise DeletionRefused(
+    return DeletionRefused(
         f"The new collection is complete, but {store.url} holds what it lacks: {' and '.join(missing)}. Nothing was replaced. "
         "Give all paths of the collection at once, or, if these are to go, run the same command with --force.",
         summary,

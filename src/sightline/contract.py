@@ -213,13 +213,17 @@ def make_contract(
         shorter: Lengths of those that the points have besides, longest first.
     """
     length = embedder.dimensions if dimensions is None else dimensions
+    probes = probe(embedder, length, query_prompt=embedder.identity().query_prompt)
+    return Contract(vector_part(embedder, length, shorter), chunks, reading_defaults(embedder, length), probes)
+
+
+def vector_part(embedder: Embedder, dimensions: int, shorter: Sequence[int] = ()) -> VectorPart:
+    """What makes the vectors of `embedder` comparable with others; embeds nothing."""
     identity = embedder.identity()
-    vectors = VectorPart(
-        length, identity.native_dimensions, identity.fingerprint, identity.pooling, identity.document_prompt,
+    return VectorPart(
+        dimensions, identity.native_dimensions, identity.fingerprint, identity.pooling, identity.document_prompt,
         shorter=tuple(shorter),
     )  # fmt: skip
-    probes = probe(embedder, length, query_prompt=identity.query_prompt)
-    return Contract(vectors, chunks, reading_defaults(embedder, length), probes)
 
 
 def reading_defaults(embedder: Embedder, dimensions: int) -> ReadingDefaults:

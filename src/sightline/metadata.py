@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from sightline.errors import UsageError
-from sightline.types import Metadata
+from sightline.types import Metadata, Point
 
 RESERVED_PREFIX = "sightline_"
 # The root of rows that were added one by one. No run may have it, so none ever takes a row for one of its documents.
@@ -53,6 +54,12 @@ def shown_metadata(source: str, metadata: Metadata) -> dict[str, Any]:
 def known_id(point_id: str, source: str) -> str:
     """What a reader knows a point by: a row has its caller's id, any other the point's."""
     return source.removeprefix(ROW_PREFIX) if source.startswith(ROW_PREFIX) else point_id
+
+
+def payload_bytes(point: Point) -> int:
+    """Bytes of what a point keeps beside its vector: text, source, and metadata as JSON."""
+    metadata = json.dumps(dict(point.metadata), ensure_ascii=False, default=str)
+    return len(point.text.encode()) + len(point.source.encode()) + len(metadata.encode())
 
 
 def check_text(text: str, source: str, what: str) -> str:

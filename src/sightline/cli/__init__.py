@@ -20,6 +20,7 @@ from sightline.cli.embed import embed
 from sightline.cli.formats import formats
 from sightline.cli.index import index
 from sightline.cli.inspect import inspect
+from sightline.cli.plan import plan
 from sightline.cli.remove import remove
 from sightline.cli.search import search
 from sightline.errors import SightlineError
@@ -58,7 +59,7 @@ def cli() -> None:
     """Turn a folder of documents into a collection that is searched by meaning."""
 
 
-for _command in (index, search, inspect, remove, dimensions, adopt, copy, embed, formats, doctor):
+for _command in (index, search, inspect, remove, dimensions, adopt, copy, embed, formats, plan, doctor):
     cli.add_command(_command)
 
 

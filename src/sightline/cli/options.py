@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -123,3 +123,17 @@ def _number(condition: str, value: str) -> float | int:
 def counted(number: int, what: str) -> str:
     """1 document, 2 documents, 1,000 documents."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def amount(size: float) -> str:
+    """Bytes for people: 12 kB, 3.4 MB, 5.6 GB, 7.8 TB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}"
+    return f"{size / 1e3:,.0f} kB"
+
+
+def rows_of(rows: Sequence[tuple[str, str]]) -> str:
+    """Labels and values in two columns."""
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{width}}  {value}".rstrip() for label, value in rows)

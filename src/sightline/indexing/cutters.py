@@ -32,10 +32,17 @@ MakeChunks = Callable[[], list[Chunk]]
 
 
 class Cutters:
-    """Cuts documents: in other processes where their embedder outruns this one, else here. A context manager."""
+    """Cuts documents: in other processes where their embedder outruns this one, else here. A context manager.
 
-    def __init__(self, embedder: Embedder, settings: ChunkSettings) -> None:
+    Args:
+        embedder: Whose tokens they are cut by.
+        settings: How long a chunk may be.
+        elsewhere: False cuts here in any case.
+    """
+
+    def __init__(self, embedder: Embedder, settings: ChunkSettings, *, elsewhere: bool = True) -> None:
         self._embedder, self._settings = embedder, settings
+        self._shipping = embedder if elsewhere and isinstance(embedder, TokensElsewhere) else None
         self._children: Children | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -49,7 +56,7 @@ class Cutters:
         """
         remaining = iter(batches)
         for first in remaining:
-            recipe = self._embedder.tokens_elsewhere() if isinstance(self._embedder, TokensElsewhere) else None
+            recipe = None if self._shipping is None else self._shipping.tokens_elsewhere()
             every = chain([first], remaining)
             yield from map(self._here, every) if recipe is None else self._elsewhere(every, self._begin(recipe))
 

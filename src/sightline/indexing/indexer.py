@@ -32,6 +32,7 @@ from sightline.indexing.parsers import ParseLimits, Parsers
 from sightline.indexing.plan import DocumentPlan, content_hash, is_unchanged, plan_document, plan_removal
 from sightline.indexing.reading import LoadedFile, has_rows
 from sightline.indexing.reconcile import Stored, is_within
+from sightline.indexing.rehearsal import Rehearsal, Rehearsed
 from sightline.metadata import check_text
 from sightline.protocols import Embedder, Store
 from sightline.types import (
@@ -214,22 +215,62 @@ class Indexer:
         Raises:
             DeletionRefused: more than half vanished; all else was done.
         """
+        review = self._begin(corpus, prune=prune, force=force)
+        with self._reading(corpus) as reading:
+            ahead = self._windows(reading, corpus, review)
+            reading.background.when_stopped(self._cancel)
+            with closing(self._embedded(ahead)) as embedded:
+                reading.background.hand_over(embedded, self._commit, depth=_DEPTH)
+        return self._finish(review)
+
+    def rehearse(self, corpus: Corpus, *, prune: bool = False, force: bool = False) -> Rehearsed:
+        """What `run` would do: the same stages, but windows are counted instead of embedded, and nothing is written."""
+        review = self._begin(corpus, prune=prune, force=force)
+        self._limit = _LARGEST_WINDOW
+        rehearsal = Rehearsal(self._store, self._embedder)
+        with self._reading(corpus, elsewhere=False) as reading:  # which torch would be loaded for
+            for window in self._windows(reading, corpus, review):
+                self._tally.embedded(*rehearsal.count(window, review.stored))
+                self._tally.committed(window)
+        tally = self._tally
+        return Rehearsed(
+            summary=rehearsal.summary(tally.summary(vanished=len(review.kept))),
+            added=tuple(rehearsal.added),
+            changed=tuple(rehearsal.changed),
+            unchanged=tuple(tally.unchanged_sources),
+            empty=tuple(sorted(tally.empty_sources)),
+            removed=tuple(sorted(tally.removed_sources)),
+            kept=tuple(review.kept),
+            refusal=None if review.refusal is None else str(review.refusal),
+            tokens=rehearsal.tokens,
+            points=rehearsal.points,
+            more_points=rehearsal.more_points,
+            payload_bytes=rehearsal.payload_bytes,
+            sample=rehearsal.sample.texts,
+        )
+
+    def _begin(self, corpus: Corpus, *, prune: bool, force: bool) -> _Review:
         self._scopes = corpus.scopes
         self._tally = _Tally(self._embedder, corpus, self._on_progress)
         self._mark = Mark.from_json(self._store.read_mark())
         self._is_marked = False
-        review = _Review(Stored(self._store, self._scopes, self._mark), prune=prune, force=force)
-        # Other processes end first: a stage may be waiting for one.
-        with Background() as background, Cutters(self._embedder, self._settings) as cutters, Parsers(corpus.parsing) as parsers:
-            documents = _together(self._changed(self._documents(corpus, review, parsers), review.stored))
-            plans = self._plans(background.ahead(cutters.cut(documents), depth=1), review)
-            ahead = background.ahead(windows(plans, lambda: self._limit), depth=_DEPTH)
-            background.when_stopped(self._cancel)
+        return _Review(Stored(self._store, self._scopes, self._mark), prune=prune, force=force)
+
+    @contextmanager
+    def _reading(self, corpus: Corpus, *, elsewhere: bool = True) -> Iterator[_Reading]:
+        """Threads and processes for a run. The processes end first: a stage may be waiting for one."""
+        made = Cutters(self._embedder, self._settings, elsewhere=elsewhere)
+        with Background() as background, made as cutters, Parsers(corpus.parsing) as parsers:
             background.when_stopped(cutters.close)
             background.when_stopped(parsers.close)
-            with closing(self._embedded(ahead)) as embedded:
-                background.hand_over(embedded, self._commit, depth=_DEPTH)
-        return self._finish(review)
+            yield _Reading(background, cutters, parsers)
+
+    def _windows(self, reading: _Reading, corpus: Corpus, review: _Review) -> Iterator[Window]:
+        """What the run has to do, found in threads of their own ahead of who draws it."""
+        background = reading.background
+        documents = _together(self._changed(self._documents(corpus, review, reading.parsers), review.stored))
+        plans = self._plans(background.ahead(reading.cutters.cut(documents), depth=1), review)
+        return background.ahead(windows(plans, lambda: self._limit), depth=_DEPTH)
 
     @property
     def empty_sources(self) -> frozenset[str]:
@@ -410,6 +451,15 @@ class Indexer:
         return summary
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Where documents are read, parsed and cut beside the embedding."""
+
+    background: Background
+    cutters: Cutters
+    parsers: Parsers
+
+
 class _Review:
     """What of the collection this run has found again, and what becomes of the rest."""
 
@@ -549,9 +599,10 @@ class _Tally:
         self._documents_total = None if corpus.root is not None or any(map(has_rows, files)) else len(self._skipped) + len(files)
         self._bytes_total = None if corpus.root is not None else sum(file.size for file in files)
         self._sizes: dict[str, int] = {}
-        self._removals: set[str] = set()
+        self.removed_sources: set[str] = set()
         self.empty_sources: set[str] = set()
-        self._unchanged = self._changed = self._removed = self._bytes = 0
+        self.unchanged_sources: list[str] = []
+        self._changed = self._removed = self._bytes = 0
         self._chunks = self._embedded = self._written = self._deleted = self._tokens = 0
         self._event("indexing")
 
@@ -572,7 +623,7 @@ class _Tally:
 
     def unchanged(self, head: Head) -> None:
         with self._lock:
-            self._unchanged += 1
+            self.unchanged_sources.append(head.source)
             self._chunks += head.num_chunks
             self._done(head.source)
 
@@ -583,7 +634,7 @@ class _Tally:
 
     def removed(self, source: str) -> None:
         with self._lock:
-            self._removals.add(source)
+            self.removed_sources.add(source)
 
     def embedded(self, chunks: int, tokens: int) -> None:
         with self._lock:
@@ -598,7 +649,7 @@ class _Tally:
     def committed(self, window: Window) -> None:
         with self._lock:
             kept = len(window.new_heads) + len(window.moved_heads)
-            removed = len(self._removals.intersection(window.sources))
+            removed = len(self.removed_sources.intersection(window.sources))
             self._changed += kept
             self._removed += removed
             self._written += window.num_points
@@ -613,8 +664,8 @@ class _Tally:
         with self._lock:
             self._event("done")
             return IndexSummary(
-                documents=self._unchanged + self._changed,
-                documents_unchanged=self._unchanged,
+                documents=len(self.unchanged_sources) + self._changed,
+                documents_unchanged=len(self.unchanged_sources),
                 documents_empty=len(self.empty_sources),
                 documents_failed=len(self._skipped),
                 documents_vanished=vanished,
@@ -636,7 +687,7 @@ class _Tally:
     def _event(self, stage: str) -> None:
         if self._on_progress is None:
             return
-        done = len(self._skipped) + self._unchanged + self._changed + len(self.empty_sources)
+        done = len(self._skipped) + len(self.unchanged_sources) + self._changed + len(self.empty_sources)
         total = self._documents_total
         self._on_progress(
             IndexProgress(

@@ -33,7 +33,11 @@ class Stored:
 
     def points(self, source: str) -> list[Point]:
         """All points of a document; asks the store only where there are some."""
-        return self._store.points(source) if source in (self._counts or self._heads) else []
+        return self._store.points(source) if source in self else []
+
+    def __contains__(self, source: object) -> bool:
+        """Whether the collection has anything of a document."""
+        return source in (self._counts or self._heads)
 
     def committed(self) -> dict[str, set[str]]:
         """Sources with a head, by the scope of the run that they lie in."""

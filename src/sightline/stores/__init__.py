@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from sightline.errors import UnknownStore, UsageError
 from sightline.protocols import CollectionFile, Store
 
-__all__ = ["is_file", "open_file", "open_store", "share_a_directory"]
+__all__ = ["is_file", "open_copy", "open_file", "open_store", "share_a_directory"]
 
 _EDGE, _QDRANT, _QDRANT_LOCAL = "edge:DIR", "qdrant://HOST:PORT/COLLECTION", "qdrant:DIR/COLLECTION"
 _CHROMA, _CHROMA_SERVER = "chroma:DIR/COLLECTION", "chroma+http://HOST:PORT/COLLECTION"
@@ -36,6 +39,12 @@ _CHROMA_RULE = "3 to 512 of [a-zA-Z0-9._-], first and last a letter or digit, no
 # What a Qdrant server takes is wider; these are names that are also a file name in local mode, on every system.
 _QDRANT_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,199}")
 _QDRANT_RULE = "1 to 200 of [a-zA-Z0-9._-], the first one no '.' or '-'"
+# What belongs to a database in a directory; the first is the file without which there is none.
+_EDGE_FILES = ("sightline.json", "shard-*")
+_QDRANT_FILES = ("sightline-qdrant.json", "*")
+_CHROMA_FILES = ("chroma.sqlite3", "chroma.sqlite3-*", "????????-????-????-????-????????????")
+# Where a store is to open its database, given where it is and what belongs to it.
+_Placing: TypeAlias = Callable[[Path, tuple[str, ...]], Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +69,33 @@ def open_store(url: str) -> Store:
             f"{url} is a file that keeps a collection; it can't be searched or indexed into. Copy it into a store first: "
             f"sightline copy {shlex.quote(url)} edge:DIR"
         )
+    return _opened(url, lambda directory, names: directory)
+
+
+@contextmanager
+def open_copy(url: str) -> Iterator[Store]:
+    """The store that `url` names, for who may write nothing; what a directory holds is read from a copy of it.
+
+    Raises:
+        StoreLocked: Another process writes to that directory.
+        StoreError: It can't be copied.
+        UnknownStore, MissingExtra: As for `open_store`.
+    """
+    from sightline.stores.copies import copy_database
+
+    with tempfile.TemporaryDirectory(prefix="sightline-", ignore_cleanup_errors=True) as place:
+        store = _opened(url, lambda directory, names: copy_database(url, directory, Path(place, "copy"), names))
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def _opened(url: str, placed: _Placing) -> Store:
     scheme, colon, rest = url.partition(":")
     if not colon or scheme not in _OPENERS:
         raise UnknownStore(f"{url!r} names no store that Sightline knows. Known forms:\n{_known_forms()}")
-    return _OPENERS[scheme](url, rest)
+    return _OPENERS[scheme](url, rest, placed)
 
 
 def is_file(url: str) -> bool:
@@ -110,14 +142,14 @@ def _malformed(url: str, why: str, form: str) -> UnknownStore:
     return UnknownStore(f"{url!r} can't be used: {why}. The form is {form}, e.g. {_FORMS[form][0]}")
 
 
-def _open_edge(url: str, rest: str) -> Store:
+def _open_edge(url: str, rest: str, placed: _Placing) -> Store:
     directory = _directory(url, rest, _EDGE)
     from sightline.stores.edge import EdgeStore  # loads qdrant_edge
 
-    return EdgeStore(url, directory)
+    return EdgeStore(url, placed(directory, _EDGE_FILES))
 
 
-def _open_qdrant(url: str, rest: str) -> Store:
+def _open_qdrant(url: str, rest: str, placed: _Placing) -> Store:
     if rest.startswith("//"):
         server, collection = _server(url, _QDRANT, default_port=6334)
         _check_name(url, collection, _is_qdrant_name(collection), _QDRANT_RULE, _QDRANT)
@@ -128,18 +160,18 @@ def _open_qdrant(url: str, rest: str) -> Store:
     _check_name(url, collection, _is_qdrant_name(collection), _QDRANT_RULE, _QDRANT_LOCAL)
     from sightline.stores.qdrant import QdrantStore  # loads qdrant_client
 
-    return QdrantStore.in_directory(url, directory, collection)
+    return QdrantStore.in_directory(url, placed(directory, _QDRANT_FILES), collection)
 
 
-def _open_chroma(url: str, rest: str) -> Store:
+def _open_chroma(url: str, rest: str, placed: _Placing) -> Store:
     directory, collection = _directory_and_name(url, rest, _CHROMA)
     _check_name(url, collection, _is_chroma_name(collection), _CHROMA_RULE, _CHROMA)
     from sightline.stores.chroma import ChromaStore  # loads chromadb
 
-    return ChromaStore.in_directory(url, directory, collection)
+    return ChromaStore.in_directory(url, placed(directory, _CHROMA_FILES), collection)
 
 
-def _open_chroma_server(url: str, rest: str) -> Store:
+def _open_chroma_server(url: str, rest: str, placed: _Placing) -> Store:
     server, collection = _server(url, _CHROMA_SERVER, default_port=443 if url.startswith("chroma+https:") else 8000)
     _check_name(url, collection, _is_chroma_name(collection), _CHROMA_RULE, _CHROMA_SERVER)
     from sightline.stores.chroma import ChromaStore  # loads chromadb
@@ -147,7 +179,7 @@ def _open_chroma_server(url: str, rest: str) -> Store:
     return ChromaStore.on_server(url, server.host, server.port, collection, tls=server.tls)
 
 
-def _open_memory(url: str, rest: str) -> Store:
+def _open_memory(url: str, rest: str, placed: _Placing) -> Store:
     from sightline.stores.memory import MemoryStore
 
     return MemoryStore(url, rest or None)
@@ -204,7 +236,7 @@ def _directory(url: str, text: str, form: str) -> Path:
         raise _malformed(url, f"the path can't be resolved ({error})", form) from error
 
 
-_OPENERS: dict[str, Callable[[str, str], Store]] = {
+_OPENERS: dict[str, Callable[[str, str, _Placing], Store]] = {
     "edge": _open_edge,
     "qdrant": _open_qdrant,
     "qdrant+https": _open_qdrant,

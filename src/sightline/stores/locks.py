@@ -83,13 +83,33 @@ class FileLock:
 
     def holder(self) -> str:
         """Who has the lock, in words."""
-        try:
-            holder = json.loads(self._path.read_text(encoding="utf-8"))
-            pid, host = holder["pid"], holder["host"]
-            is_us = (pid, host) == tuple(_own_name().values())
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"  # it holds the lock but hasn't written its name yet
-        return "another store object of this process" if is_us else f"process {pid} on {host}"
+        return _named_in(self._path)
+
+
+def held_by(path: Path) -> str | None:
+    """Who has the lock on a file, in words, found without taking or writing it; None is nobody."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        _try_lock(descriptor)
+        _unlock(descriptor)
+    except _HELD:
+        return _named_in(path)
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _named_in(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        pid, host = holder["pid"], holder["host"]
+        is_us = (pid, host) == tuple(_own_name().values())
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"  # it holds the lock but hasn't written its name yet
+    return "another store object of this process" if is_us else f"process {pid} on {host}"
 
 
 def _own_name() -> dict[str, int | str]:

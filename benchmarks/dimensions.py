@@ -211,7 +211,17 @@ def _shown(found: Figures) -> str:
             rows.append([
                 name, plain["shortlist"] or "", *_cells(plain, figures["plain"]), *_cells(indexed, figures["indexed"]),
             ])  # fmt: skip
-    return table(header, rows)
+    return f"{table(header, rows)}\n\n{_shares(found)}"
+
+
+def _shares(found: Figures) -> str:
+    """How much of the time the searching processes computed: what they waited for is no property of the engine."""
+    sides = [figures[kind] for figures in found["tried"].values() for kind in ("plain", "indexed")]
+    shares = [side["cpu_seconds"] / side["wall_seconds"] for side in sides]
+    return (
+        f"CPU seconds for each second of the searching processes: {min(shares):.2f} to {max(shares):.2f}. Far below 1 something "
+        "else ran beside them, and their milliseconds are too many."
+    )
 
 
 def _cells(search: Figures, collection: Figures) -> list[str]:

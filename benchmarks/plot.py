@@ -59,7 +59,7 @@ def draw(facts: Mapping[str, Any], picture: Path) -> None:
 
 
 def draw_dimensions(facts: Mapping[str, Any], picture: Path) -> None:
-    """A row for each collection and way of searching it, and panels of recall, memory, disk and time, with the search index."""
+    """A row for each collection and way of searching it, and panels of recall, memory and disk, with the search index."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -70,9 +70,8 @@ def draw_dimensions(facts: Mapping[str, Any], picture: Path) -> None:
         for name, figures in facts["dimensions"]["tried"].items()
         for search in figures["indexed"]["searches"]
     ]
-    figure, panels = pyplot.subplots(1, 4, figsize=(13, 1.2 + 0.27 * len(rows)), sharey=True, layout="constrained")
-    shown = {"recall": ("recall@10", "{:.3f}"), "memory_mb": ("MB in memory", "{:.0f}"), "disk_mb": ("MB on disk", "{:.0f}"),
-             "p50_ms": ("median ms of a search", "{:.1f}")}  # fmt: skip
+    figure, panels = pyplot.subplots(1, 3, figsize=(11, 1.2 + 0.27 * len(rows)), sharey=True, layout="constrained")
+    shown = {"recall": ("recall@10", "{:.3f}"), "memory_mb": ("MB in memory", "{:.0f}"), "disk_mb": ("MB on disk", "{:.0f}")}
     for panel, (key, (title, form)) in zip(panels, shown.items(), strict=True):
         bars = panel.barh(range(len(rows)), [row[key] for _, row in rows], color=_OURS)
         panel.bar_label(bars, [form.format(row[key]) for _, row in rows], padding=2, fontsize="x-small")

@@ -18,7 +18,7 @@ from sightline.indexing.files import discover, roots_of
 from sightline.indexing.indexer import Corpus, Indexer
 from sightline.stores.memory import MemoryStore
 from sightline.testing import HashEmbedder
-from sightline.types import Document
+from sightline.types import Document, VectorLayout
 from texts import TEXTS, prose
 
 SETTINGS = ChunkSettings(40, 8)
@@ -100,7 +100,7 @@ def test_a_run_makes_the_same_collection(minilm_folder, tmp_path):
     for kind in (Fast, EmbeddingEngine):
         engine = kind(minilm_folder, device="cpu", dtype="float32")
         store = MemoryStore("memory:", None)
-        store.create(engine.dimensions, {})
+        store.create(VectorLayout(engine.dimensions), {})
         with engine:
             Indexer(store, engine, SETTINGS, dimensions=engine.dimensions).run(Corpus(discover(roots_of([tmp_path]))))
         made.append([store.points(source) for source in sorted(store.sources())])

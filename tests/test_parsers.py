@@ -30,7 +30,7 @@ from sightline.indexing.readers import Reader, Reading
 from sightline.indexing.reading import LoadedFile
 from sightline.stores.memory import MemoryStore
 from sightline.testing import HashEmbedder
-from sightline.types import Document, Head, IndexSummary, SkippedFile
+from sightline.types import Document, Head, IndexSummary, SkippedFile, VectorLayout
 
 HOSTILE = Reader("hostile/1", "text", "hostile_readers:read", binary=True, isolated=True)
 PATIENT = ParseLimits(timeout_s=60, memory_mib=512, processes=1)
@@ -262,7 +262,7 @@ def run(store: MemoryStore, folder: Path, **limits: float) -> IndexSummary:
 def store() -> MemoryStore:
     """An empty collection."""
     made = MemoryStore("memory:", None)
-    made.create(DIMENSIONS, {})
+    made.create(VectorLayout(DIMENSIONS), {})
     return made
 
 

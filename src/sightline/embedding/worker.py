@@ -44,8 +44,9 @@ log = logging.getLogger(__name__)
 # More streams than this wait for the interpreter's lock instead of computing.
 _MOST_STREAMS = 4
 # Below this many tokens a pass takes longer on several threads than on one: waking the others for each operator costs more than
-# they bring (MiniLM, two cores: 8 tokens 4.1 ms on one thread and 7.0 on two, 250 tokens 28.9 and 30.7).
-_WORTH_ALL_THREADS = 256
+# they bring (MiniLM, two cores, one thread and two: bfloat16 8 tokens 3.5 and 5.3 ms, 64 tokens 10.2 and 10.0, 128 17.6 and 14.3,
+# 250 33.4 and 22.0; float32 8.6 and 11.0, 22.7 and 25.8, 41.2 and 33.9, 75.0 and 46.6; int8 about the same from 96 on).
+_WORTH_ALL_THREADS = 128
 
 # Workers whose thread may still run. The interpreter's exit waits for them: a thread that it kills inside torch aborts the
 # process.

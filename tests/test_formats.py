@@ -309,6 +309,11 @@ def test_a_wide_table_ends_before_it_takes_the_memory(read):
     assert "most that is read. Split it" in read("a.csv", ",".join(f"c{n}" for n in range(20_000)) + "\nv" * 2_000).reason
 
 
+def test_another_office_file_is_no_workbook(read):
+    """The reason is the file's, not a failure of its reader."""
+    assert read("a.xlsx", samples.docx()).reason.startswith("not a workbook (.xlsx): ")
+
+
 def test_half_a_character_is_told(read):
     """JSON can hold one; the tokenizer would end the run."""
     cell = '{"cell_type": "markdown", "source": "x \\ud83d"}'

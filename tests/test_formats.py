@@ -296,6 +296,30 @@ def test_a_first_row_of_values_names_no_columns(read, content, header):
     assert read("a.csv", content).text.splitlines()[0] == header
 
 
+def test_a_field_may_hold_other_line_ends_than_those_of_rows(read):
+    """What Unicode calls a separator of lines or pages is no row's end."""
+    assert read("a.csv", "name,text\nA,one\u2028two\x85three\nB,page\x0cbreak\n").text.splitlines()[2:] == [
+        "| A | one two three |",
+        "| B | page break |",
+    ]
+
+
+def test_a_wide_table_ends_before_it_takes_the_memory(read):
+    """Its columns' names above each row would be a thousand times the file."""
+    assert "most that is read. Split it" in read("a.csv", ",".join(f"c{n}" for n in range(20_000)) + "\nv" * 2_000).reason
+
+
+def test_another_office_file_is_no_workbook(read):
+    """The reason is the file's, not a failure of its reader."""
+    assert read("a.xlsx", samples.docx()).reason.startswith("not a workbook (.xlsx): ")
+
+
+def test_half_a_character_is_told(read):
+    """JSON can hold one; the tokenizer would end the run."""
+    cell = '{"cell_type": "markdown", "source": "x \\ud83d"}'
+    assert "half a character, '\\ud83d', at character 2" in read("a.ipynb", f'{{"nbformat": 4, "cells": [{cell}]}}').reason
+
+
 def test_a_field_without_an_end_is_told(read):
     """An open quotation mark would swallow the rest of the file."""
     assert "quotation marks" in read("a.csv", "a,b\n" + '"' + "x" * 200_000).reason

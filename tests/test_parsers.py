@@ -308,3 +308,24 @@ def test_ctrl_c_does_not_wait_for_a_parser(store, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(store, write(tmp_path / "kb", a_hostile="hang"), timeout_s=300)
     assert set(threading.enumerate()) <= others
+
+
+@pytest.mark.parametrize("limits", [{"timeout_s": float("inf")}, {"timeout_s": 1e10}, {"memory_mib": 10**14}])
+def test_limits_that_no_system_can_count_are_refused(limits):
+    """Each process would end at once, and every file would be called broken."""
+    with pytest.raises(UsageError, match="at most"):
+        ParseLimits(**limits)
+
+
+def test_a_process_that_the_machine_refuses_is_no_fault_of_the_file(monkeypatch, tmp_path):
+    """It ends the run; as an error of the system's it would have been told of each file."""
+    monkeypatch.setattr(children, "_executable", lambda: str(tmp_path / "nothing"))
+    with Parsers(PATIENT) as made, pytest.raises(SightlineError, match=r"can't be started: .*No such file.*run the same command"):
+        read(made, "x")
+
+
+@pytest.mark.parametrize("anchors", [7, [0, 5], [(0, 3)], [(None, {})], [("x", {})], [(1.5, {})]])
+def test_odd_anchors_are_told_with_the_reader(anchors):
+    """A reader of somebody's own may give anything."""
+    with pytest.raises(UnreadableFile, match="odd/1 gave anchors that aren't pairs"):
+        readers.apply(Reader("odd/1", "text", lambda data, source: Reading("x", {}, anchors)), "x", "kb/x")

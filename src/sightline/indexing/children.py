@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.spawn import get_executable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from sightline.errors import SightlineError
 from sightline.indexing.background import Stopped
@@ -111,16 +111,14 @@ class Child:
     def __init__(self, module: str, arguments: Sequence[str]) -> None:
         self.timed_out = False
         self._killed = False
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is
-        self._popen = subprocess.Popen(
-            # -P: a folder that is being indexed may be the current one, and its modules aren't ours.
-            [_executable(), "-P", "-m", module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-            start_new_session=True,  # a Ctrl-C at the terminal is the parent's
-        )
+        try:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process is
+            self._popen = _started(module, arguments, self._errors)
+        except OSError as error:  # the machine's fault; as an OSError it would be taken for that of the file to be read
+            raise SightlineError(
+                f"The process that runs {module} can't be started: {error}. Make room for it (memory, processes, open files, "
+                "space for temporary files), then run the same command again; what is committed stays."
+            ) from error
         with _Limit(self, _START_S):
             ready = receive(self._stdout)
         if ready != READY:
@@ -208,6 +206,23 @@ class _Limit:
         if self._timer is not None:
             self._timer.cancel()
             self._timer.join()  # so that it can't end the process during its next job
+
+
+def _started(module: str, arguments: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A process that writes its standard error to `errors`, which is closed where none can be had."""
+    try:
+        return subprocess.Popen(
+            # -P: a folder that is being indexed may be the current one, and its modules aren't ours.
+            [_executable(), "-P", "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            start_new_session=True,  # a Ctrl-C at the terminal is the parent's
+        )
+    except BaseException:
+        errors.close()
+        raise
 
 
 def cores() -> int:

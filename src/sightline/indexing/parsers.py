@@ -16,6 +16,9 @@ from sightline.indexing.reading import LoadedFile
 
 _MOST_PROCESSES = 4
 _LEAST_MEMORY_MIB = 256
+# Above these, neither the system's limits nor its clocks can count any more.
+_MOST_MEMORY_MIB = 2**30
+_LONGEST_S = 1_000_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,15 @@ class ParseLimits:
     processes: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.timeout_s > 0:
-            raise UsageError(f"A parser can't have {self.timeout_s} seconds for a file; give it more than 0.")
-        if self.memory_mib < _LEAST_MEMORY_MIB:
-            raise UsageError(f"A parser can't have {self.memory_mib} MiB of memory; give it {_LEAST_MEMORY_MIB} at least.")
+        if not 0 < self.timeout_s <= _LONGEST_S:
+            raise UsageError(
+                f"A parser can't have {self.timeout_s} seconds for a file; give it more than 0, and {_LONGEST_S:,.0f} at most."
+            )
+        if not _LEAST_MEMORY_MIB <= self.memory_mib <= _MOST_MEMORY_MIB:
+            raise UsageError(
+                f"A parser can't have {self.memory_mib} MiB of memory; give it {_LEAST_MEMORY_MIB} at least, and "
+                f"{_MOST_MEMORY_MIB:,} at most."
+            )
         if self.processes is not None and self.processes < 1:
             raise UsageError(f"{self.processes} parser processes can't read anything; allowed are 1 or more.")
 

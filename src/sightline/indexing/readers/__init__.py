@@ -19,6 +19,7 @@ ROW_SUFFIXES = (".jsonl", ".ndjson")
 FORMATS = ("markdown", "rst", "text", "python", "code")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SUFFIX = re.compile(r"\.[^\s./\\]+")
+_HALF = re.compile("[\ud800-\udfff]")  # JSON may hold one; no tokenizer and no store can
 _HERE = "sightline.indexing.readers"
 
 
@@ -115,10 +116,23 @@ def _checked(found: Any, name: str) -> Reading:
         raise UnreadableFile(f"its reader {name} gave a {type(found).__name__}; it has to give a str or a sightline.Reading")
     if len(reading.text) > MAX_TEXT:
         raise UnreadableFile(f"{len(reading.text):,} characters of text; at most {MAX_TEXT:,} are read. Split it")
+    half = _HALF.search(reading.text)
+    if half is not None:
+        where = f"at character {half.start():,} of its text"
+        raise UnreadableFile(f"half a character, {half[0]!r}, {where}; open it and save it anew")
+    if not _are_anchors(reading.anchors):
+        raise UnreadableFile(f"its reader {name} gave anchors that aren't pairs of a character's number and a mapping")
     starts = [start for start, _ in reading.anchors]
     if starts != sorted(starts):
         raise UnreadableFile(f"its reader {name} gave anchors that aren't in order")
     return reading
+
+
+def _are_anchors(anchors: Any) -> bool:
+    """Whether they are what `Reading` says, whoever's reader gave them."""
+    return isinstance(anchors, Sequence) and all(
+        isinstance(one, Sequence) and len(one) == 2 and type(one[0]) is int and isinstance(one[1], Mapping) for one in anchors
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +149,8 @@ _MARKDOWN = Reader("markdown/2", "markdown", f"{_HERE}.markdown:read")
 _TEXT = Reader("text/1", "text", f"{_HERE}.text:read")
 _RST = Reader("rst/1", "rst", f"{_HERE}.text:read")
 _HTML = Reader("html/3", "markdown", f"{_HERE}.html:read", declares=True, needs=_HTML_NEEDS)
-_CSV = Reader("csv/1", "markdown", f"{_HERE}.csv:read")
-_TSV = Reader("tsv/1", "markdown", f"{_HERE}.csv:read_tabs")
+_CSV = Reader("csv/2", "markdown", f"{_HERE}.csv:read")
+_TSV = Reader("tsv/2", "markdown", f"{_HERE}.csv:read_tabs")
 _IPYNB = Reader("ipynb/1", "markdown", f"{_HERE}.ipynb:read")
 _PYTHON = Reader("python/1", "python", f"{_HERE}.code:read")
 _CODE = Reader("code/1", "code", f"{_HERE}.code:read")

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sightline.indexing.readers import Reading
+from sightline.errors import UnreadableFile
+from sightline.indexing.readers import MAX_TEXT, Reading
 
 # A table is written as several, each with the header again and of about this many characters: some 200 tokens at most in most
 # writings, so that a chunk is made of whole ones and says what its columns are.
@@ -68,6 +69,9 @@ class Blocks:
         """A block that is Markdown already."""
         block = block.strip("\n").rstrip()
         if block.strip():
+            if self._length + len(block) > MAX_TEXT:
+                # Before the memory is taken: the columns' names above every few rows make far more of a wide table than its file.
+                raise UnreadableFile(f"more than {MAX_TEXT:,} characters of text, which is the most that is read. Split it")
             self._parts.append(f"{block}\n\n")
             self._length += len(block) + 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -64,14 +65,19 @@ def _table(text: str, separator: str) -> Reading:
 def _rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Rows with their numbers, counted from 1 as a spreadsheet would."""
     try:
-        yield from enumerate(csv.reader(text.splitlines(keepends=True), delimiter=separator), start=1)
+        yield from enumerate(csv.reader(_lines(text), delimiter=separator), start=1)
     except csv.Error as error:
         raise UnreadableFile(f"not rows of fields: {error}; check that its quotation marks come in pairs") from error
 
 
+def _lines(text: str) -> Iterator[str]:
+    """Lines as CSV has them: a field may hold what else Unicode takes for a line's end, such as U+2028."""
+    return io.StringIO(text, newline="")
+
+
 def _agreement(text: str, separator: str) -> tuple[float, int]:
     """How many of the first rows have the most common number of fields, if that is more than one; and that number."""
-    start = text[: 64 * 2**10].splitlines(keepends=True)[: 4 * _LOOKED_AT]
+    start = islice(_lines(text[: 64 * 2**10]), 4 * _LOOKED_AT)
     try:
         rows = list(islice(csv.reader(start, delimiter=separator), _LOOKED_AT))
     except csv.Error:

@@ -39,7 +39,17 @@ def read(data: bytes, source: str) -> Reading:
         for sheet in workbook.worksheets:
             _add_sheet(blocks, sheet)
         metadata = _metadata(workbook)
-    except (InvalidFileException, DefusedXmlException, ParseError, zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+    # OSError is openpyxl's for an archive that holds something else than a workbook.
+    except (
+        InvalidFileException,
+        DefusedXmlException,
+        ParseError,
+        zipfile.BadZipFile,
+        KeyError,
+        ValueError,
+        TypeError,
+        OSError,
+    ) as error:
         raise refused(_WHAT, error) from error
     return blocks.reading(metadata)
 

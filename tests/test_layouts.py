@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -204,6 +205,22 @@ def test_a_length_is_removed(url: str) -> None:
             opened.search("moonlight", dimensions=16)
     with pytest.raises(DimensionError, match="none"):
         api.remove_dimension(url, 16)
+
+
+@pytest.mark.parametrize("quantization", [None, "turbo4"])
+def test_a_killed_removal_is_not_in_the_way_of_an_addition(
+    quantization: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine still has the vectors then, and takes no other ones by their name."""
+    made(url := f"edge:{tmp_path}/kb", quantization=quantization)
+    with monkeypatch.context() as patched:
+        patched.setattr("sightline.stores.edge.EdgeStore._write", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            api.remove_dimension(url, 16)
+    assert api.inspect(url).shorter == ()
+    assert api.add_dimension(url, 16) == len(DOCUMENTS)
+    with api.open_collection(url, model=HashEmbedder()) as opened:
+        assert len(opened.search("tide", k=60, dimensions=16)) == len(DOCUMENTS)
 
 
 def test_a_named_main_vector_takes_no_shorter_ones(tmp_path: Path, opened: Callable[[str], Any]) -> None:

@@ -131,6 +131,16 @@ def test_a_length_that_is_not_there_is_refused_with_the_way_to_it(url: str) -> N
             opened.search("tide", dimensions=16, shortlist="16:20")
 
 
+def test_a_length_that_the_store_can_not_keep_is_refused_without_a_way_that_fails(tmp_path: Path) -> None:
+    """Chroma keeps one vector for each point: adding a length would only be refused in turn."""
+    made(url := f"chroma:{tmp_path}/db/handbook", 64)
+    refused = pytest.raises(DimensionError, match=r"one vector for each point.*sightline copy --help")
+    with api.open_collection(url, model=HashEmbedder()) as opened, refused:
+        opened.search("tide", shortlist="32:5")
+    with pytest.raises(ContractMismatch, match=r"one vector for each point.*sightline copy --help"):
+        api.open_collection(url, model=HashEmbedder(), dimensions=[64, 32])
+
+
 def test_more_lengths_than_a_collection_has_are_refused(url: str) -> None:
     """Fewer are fine: the collection keeps its own."""
     made(url)

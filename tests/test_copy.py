@@ -263,6 +263,8 @@ def test_half_a_copy_is_opened_by_nobody(source: str, tmp_path: Path) -> None:
         lambda: sightline.index([KNOWLEDGE_BASE], into=url, model=HashEmbedder()),
         lambda: sightline.index([KNOWLEDGE_BASE], into=url, model=HashEmbedder(), rebuild=True),
         lambda: sightline.inspect(url),
+        lambda: sightline.adopt(url, model=HashEmbedder()),
+        lambda: sightline.add_dimension(url, 16),
         lambda: sightline.remove(["documents/1"], from_url=url),
         lambda: sightline.copy(url, f"edge:{tmp_path / 'third'}"),
     ]
@@ -387,6 +389,30 @@ def test_a_collection_is_replaced_whole(source: str, tmp_path: Path, place: str)
     assert contents(url)[0] == before
     assert sightline.copy(source, url, replace=True).points_written < POINTS
     assert_same(source, url)
+
+
+@pytest.mark.usefixtures("small_pages")
+def test_half_a_replacement_is_told_from_a_rebuild(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What goes on with it is the copy; a rebuild would drop it."""
+    url = f"edge:{tmp_path / 'dst'}"
+    write(url, range(3))
+    interrupt(source, url, replace=True)
+    found, command = sightline.inspect(url), f"sightline copy {source} {url} --replace"
+    assert (found.points, found.being_rebuilt, found.unfinished_copy) == (3, False, command)
+    assert run("inspect", url) == 0
+    assert command in capsys.readouterr().out
+    sightline.copy(source, url, replace=True)
+    assert sightline.inspect(url).unfinished_copy is None
+
+
+@pytest.mark.parametrize("place", ["edge:{}/dst", "parquet:{}/kb.parquet"])
+def test_the_command_that_replaces_has_the_options_that_were_said(adopted: str, source: str, tmp_path: Path, place: str) -> None:
+    """Without them it would be refused in turn."""
+    sightline.copy(source, url := place.format(tmp_path))
+    with pytest.raises(UsageError, match=rf"sightline copy {adopted} {url} --foreign rows .*--replace"):
+        sightline.copy(adopted, url, foreign="rows", only_main=True)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -597,8 +623,14 @@ def test_a_file_with_a_changed_bit_is_noticed(source: str, tmp_path: Path) -> No
 def test_a_file_is_no_store(source: str, tmp_path: Path) -> None:
     """Searching or indexing into one is answered with the copy that makes it searchable."""
     url = f"parquet:{tmp_path / 'kb.parquet'}"
-    for use in (lambda: sightline.open_collection(url), lambda: sightline.inspect(url), lambda: sightline.index(["x"], into=url)):
-        with pytest.raises(UsageError, match=rf"sightline copy {url} edge:DIR|nothing to index|x"):
+    uses: list[Callable[[], Any]] = [
+        lambda: sightline.open_collection(url),
+        lambda: sightline.inspect(url),
+        lambda: sightline.index([KNOWLEDGE_BASE], into=url),
+        lambda: sightline.plan_index([KNOWLEDGE_BASE], into=url),
+    ]
+    for use in uses:
+        with pytest.raises(UsageError, match=rf"sightline copy {url} edge:DIR"):
             use()
     for odd in ("parquet:", "parquet: ", f"parquet:{tmp_path}/"):
         with pytest.raises(UnknownStore, match="parquet:FILE"):

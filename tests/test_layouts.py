@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -130,6 +131,16 @@ def test_a_length_that_is_not_there_is_refused_with_the_way_to_it(url: str) -> N
             opened.search("tide", dimensions=16, shortlist="16:20")
 
 
+def test_a_length_that_the_store_can_not_keep_is_refused_without_a_way_that_fails(tmp_path: Path) -> None:
+    """Chroma keeps one vector for each point: adding a length would only be refused in turn."""
+    made(url := f"chroma:{tmp_path}/db/handbook", 64)
+    refused = pytest.raises(DimensionError, match=r"one vector for each point.*sightline copy --help")
+    with api.open_collection(url, model=HashEmbedder()) as opened, refused:
+        opened.search("tide", shortlist="32:5")
+    with pytest.raises(ContractMismatch, match=r"one vector for each point.*sightline copy --help"):
+        api.open_collection(url, model=HashEmbedder(), dimensions=[64, 32])
+
+
 def test_more_lengths_than_a_collection_has_are_refused(url: str) -> None:
     """Fewer are fine: the collection keeps its own."""
     made(url)
@@ -204,6 +215,22 @@ def test_a_length_is_removed(url: str) -> None:
             opened.search("moonlight", dimensions=16)
     with pytest.raises(DimensionError, match="none"):
         api.remove_dimension(url, 16)
+
+
+@pytest.mark.parametrize("quantization", [None, "turbo4"])
+def test_a_killed_removal_is_not_in_the_way_of_an_addition(
+    quantization: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine still has the vectors then, and takes no other ones by their name."""
+    made(url := f"edge:{tmp_path}/kb", quantization=quantization)
+    with monkeypatch.context() as patched:
+        patched.setattr("sightline.stores.edge.EdgeStore._write", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            api.remove_dimension(url, 16)
+    assert api.inspect(url).shorter == ()
+    assert api.add_dimension(url, 16) == len(DOCUMENTS)
+    with api.open_collection(url, model=HashEmbedder()) as opened:
+        assert len(opened.search("tide", k=60, dimensions=16)) == len(DOCUMENTS)
 
 
 def test_a_named_main_vector_takes_no_shorter_ones(tmp_path: Path, opened: Callable[[str], Any]) -> None:

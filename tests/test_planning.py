@@ -106,13 +106,23 @@ def test_attention_adds_to_long_chunks() -> None:
 
 @pytest.mark.parametrize(("option", "value"), [
     ("documents", 0), ("tokens", 0), ("chunk_tokens", 0), ("devices", 0), ("shard_points", 0), ("overlap_tokens", 51),
-    ("overlap_tokens", -1), ("chunk_fill", 0), ("bytes_per_token", -1.0), ("device", "abacus"), ("share", 0.5),
+    ("overlap_tokens", -1), ("chunk_fill", 0), ("chunk_fill", 1.5), ("bytes_per_token", -1.0), ("device", "abacus"),
+    ("share", 0.5),
     ("peak_tflops", 3.0), ("share", 1.5), ("tokens", float("inf")), ("tokens_per_second", 0.0), ("tokens_per_second", -5.0),
 ])  # fmt: skip
 def test_what_is_out_of_range_is_refused(option: str, value: Any) -> None:
     """With the option that is meant."""
     with pytest.raises(UsageError, match=r"out of range|isn't known|go together"):
         plan(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("documents", "tokens"), [(10**20, 1e300), (10**400, 1.0), (10**12, 1e6)], ids=["both", "documents", "product"]
+)
+def test_a_corpus_that_nobody_has_is_refused(documents: int, tokens: float) -> None:
+    """Before anything overflows, or is counted wrong."""
+    with pytest.raises(UsageError, match="tokens together"):
+        plan_corpus(documents, tokens, model=PLAIN)
 
 
 def test_a_rate_is_given_or_computed() -> None:

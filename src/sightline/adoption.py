@@ -23,9 +23,12 @@ def adopt(store: Store, embedder: Embedder, chunks: ChunkPart) -> Contract:
 
     Raises:
         StoreError: It has a contract already, or no texts to compare.
+        UnfinishedCopy: It is a copy that isn't whole.
         ContractMismatch: The stored vectors aren't those that `embedder` gives.
     """
-    if store.read_contract() is not None:
+    data = store.read_contract()
+    if data is not None:
+        Contract.from_json(data)  # an unfinished copy says so, and what finishes it
         raise StoreError(f"{store.url} has a contract already. See it with: sightline inspect {shlex.quote(store.url)}")
     store.acquire()
     records = list(islice((record for record in store.records(_READ) if record.point.text.strip()), _CHECKED))

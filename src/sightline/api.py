@@ -408,7 +408,7 @@ def open_collection(
             reading = reading_defaults(embedder, store.layout().dimensions)
         else:
             verify(contract, embedder, url, dimensions=main)
-            check_lengths(contract, dimensions, url)
+            check_lengths(contract, dimensions, url, can_add=store.capabilities.several_dimensions)
             reading = contract.reading
             own = embedder.identity().query_prompt
             if model is not None and own != reading.query_prompt and reading.query_prompt is not None:
@@ -587,7 +587,7 @@ class Collection:
         asked = dimensions if short is None else short.dimensions
         if asked not in self._lengths:  # it may have been added since the collection was opened
             self._lengths = _whole_lengths(self._store)
-        check_reading(self._lengths, dimensions, short, self.url)
+        check_reading(self._lengths, dimensions, short, self.url, can_add=self._store.capabilities.several_dimensions)
         return replace(self._reading, dimensions=dimensions or self._reading.dimensions), short
 
     @contextmanager
@@ -1107,7 +1107,7 @@ def _agreed(
         )
     elif known is not None:
         verify(known, embedder, store.url, dimensions=kept.dimensions)
-        check_lengths(known, dimensions, store.url)
+        check_lengths(known, dimensions, store.url, can_add=store.capabilities.several_dimensions)
         _check_settings(store, quantization, storage)
     return _Agreed(known, anew, embedder, settings, kept)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import json
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
@@ -69,7 +68,7 @@ def copy_into_store(copy: Copy, store: Store, *, replace: bool = False, only_mai
     contract = _main_contract(copy.contract) if only_main else copy.contract
     note = UnfinishedCopyNote(copy.source.url, store.url, copy.options(replace=replace, only_main=only_main))
     if store.exists() and not replace and store.read_contract() == contract:
-        return _already_copied(copy, store, contract)
+        return _already_copied(copy, store, contract, only_main=only_main)
     target, is_begun = _begun(store, layout, note, replace=replace)
     written = 0
     for page in copy.pages():
@@ -97,7 +96,7 @@ def copy_into_file(copy: Copy, file: CollectionFile, *, replace: bool = False, o
     layout = VectorLayout(copy.source.layout().dimensions) if only_main else copy.source.layout()
     contract = _main_contract(copy.contract) if only_main else copy.contract
     if file.exists() and not replace:
-        return _already_copied(copy, file, contract)
+        return _already_copied(copy, file, contract, only_main=only_main)
     with file.writing(layout, contract, copy.mark) as written:
         for page in copy.pages():
             written.write([record.point for record in page], np.stack([record.vector for record in page]))
@@ -338,7 +337,7 @@ def _begun(store: Store, layout: VectorLayout, note: UnfinishedCopyNote, *, repl
     if not replace:
         if UnfinishedCopyNote.KEY in found:
             raise UnfinishedCopyNote.from_json(found).error()
-        raise _exists(note.source, note.destination)
+        raise _exists(dataclasses.replace(note, options=(*note.options, "--replace")))
     beside = store.staging()
     if beside.exists():
         if _is_begun(beside.read_contract() or {}, beside, layout, note):
@@ -356,7 +355,7 @@ def _is_begun(found: Mapping[str, Any], store: Store, layout: VectorLayout, note
     return UnfinishedCopyNote.from_json(found).source == note.source and store.layout() == layout
 
 
-def _already_copied(copy: Copy, place: Readable, contract: Mapping[str, Any]) -> CopySummary:
+def _already_copied(copy: Copy, place: Readable, contract: Mapping[str, Any], *, only_main: bool) -> CopySummary:
     """Who runs a copy again that was finished is told so; it may have been killed in its last moment.
 
     Raises:
@@ -373,7 +372,8 @@ def _already_copied(copy: Copy, place: Readable, contract: Mapping[str, Any]) ->
             pass
         copy.verify(place)
     except _Differs as error:
-        raise _exists(copy.source.url, place.url) from error
+        options = copy.options(replace=True, only_main=only_main)
+        raise _exists(UnfinishedCopyNote(copy.source.url, place.url, options)) from error
     return copy.summary(place.url, place.layout(), written=0, removed=0)
 
 
@@ -433,10 +433,10 @@ def _unit(vector: FloatArray) -> np.ndarray[Any, np.dtype[np.float64]]:
     return row / (np.linalg.norm(row) or 1.0)
 
 
-def _exists(source: str, destination: str) -> UsageError:
+def _exists(replacing: UnfinishedCopyNote) -> UsageError:
     return UsageError(
-        f"There is something at {destination} already, and it isn't an unfinished copy of {source}. Choose another place, or put "
-        f"the copy in its place: sightline copy {shlex.quote(source)} {shlex.quote(destination)} --replace"
+        f"There is something at {replacing.destination} already, and it isn't an unfinished copy of {replacing.source}. Choose "
+        f"another place, or put the copy in its place: {replacing.command()}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline.contract import Contract, Mark
+from sightline.contract import Contract, Mark, UnfinishedCopyNote
 from sightline.errors import StoreError
 from sightline.protocols import Store
 from sightline.types import Quantization, VectorStorage
@@ -46,6 +46,7 @@ class Inspection:
         roots: Documents of each root.
         unfinished_roots: What the next run reconciles.
         being_rebuilt: Whether a rebuild was begun beside it.
+        unfinished_copy: The command that finishes a copy that was begun beside it, to replace it; None where there is none.
         disk_bytes: What it takes on disk; None where that can't be known (a server) or nothing is kept.
         norms: None in an empty collection.
         last_run: What the last run did.
@@ -65,6 +66,7 @@ class Inspection:
     roots: Mapping[str, int]
     unfinished_roots: tuple[str, ...]
     being_rebuilt: bool
+    unfinished_copy: str | None
     disk_bytes: int | None
     norms: Norms | None
     last_run: Mapping[str, Any]
@@ -80,6 +82,8 @@ def inspect(store: Store) -> Inspection:
     whole = [source for source, head in heads.items() if head.document_hash and head.num_chunks == sources.get(source)]
     points = store.count()
     layout = store.layout()
+    beside = None if contract is None else _beside(store)
+    is_copy = beside is not None and UnfinishedCopyNote.KEY in beside
     whole_lengths = layout.shorter if contract is None else tuple(contract["vectors"].get("shorter", ()))
     return Inspection(
         url=store.url,
@@ -95,7 +99,8 @@ def inspect(store: Store) -> Inspection:
         unfinished_documents=len(sources) - len(whole),
         roots=dict(sorted(Counter(source.split("/", 1)[0] for source in whole).items())),
         unfinished_roots=tuple(sorted(mark.unfinished)),
-        being_rebuilt=contract is not None and _is_being_rebuilt(store),
+        being_rebuilt=beside is not None and not is_copy,
+        unfinished_copy=UnfinishedCopyNote.from_json(beside).command() if beside is not None and is_copy else None,
         disk_bytes=store.disk_bytes(),
         norms=_norms(store),
         last_run=mark.last_run,
@@ -107,11 +112,13 @@ def _shown(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key != "probes"}
 
 
-def _is_being_rebuilt(store: Store) -> bool:
+def _beside(store: Store) -> Mapping[str, Any] | None:
+    """The contract, or the note, of what was begun beside a collection to take its place; None where nothing was."""
     try:
-        return store.staging().exists()
+        staged = store.staging()
+        return staged.read_contract() if staged.exists() else None
     except StoreError:  # one that another program made may have a name that no rebuild could take over
-        return False
+        return None
 
 
 def _norms(store: Store) -> Norms | None:

@@ -15,6 +15,7 @@ from sightline.types import Quantization, Shortlist, VectorLayout, VectorStorage
 
 Lengths: TypeAlias = int | Sequence[int] | None
 _SHORTLIST = re.compile(r"\s*(\d+)\s*:\s*(\d+)\s*")
+_CANT_ADD = "This store keeps one vector for each point; copy the collection to one that keeps several: sightline copy --help"
 _Kind = TypeVar("_Kind", bound=StrEnum)
 
 
@@ -58,15 +59,17 @@ def read_storage(given: VectorStorage | str | None) -> VectorStorage:
     return VectorStorage.FLOAT32 if given is None else _named(VectorStorage, given, "storage")
 
 
-def check_lengths(contract: Contract, given: Lengths, url: str) -> None:
+def check_lengths(contract: Contract, given: Lengths, url: str, *, can_add: bool) -> None:
     """Raise ContractMismatch where shorter lengths are asked for that the collection's points lack."""
     _, shorter = read_lengths(given)
     lacking = [one for one in shorter if one not in contract.vectors.shorter]
     if lacking:
-        quoted = shlex.quote(url)
+        hint = (
+            "Add them from what is stored, which embeds nothing: sightline dimensions add "
+            f"{lacking[0]} --in {shlex.quote(url)}" if can_add else _CANT_ADD
+        )  # fmt: skip
         raise ContractMismatch(
-            f"{url} has vectors of {', '.join(map(str, contract.vectors.lengths))} dimensions, and none of {lacking[0]}. Add them"
-            f" from what is stored, which embeds nothing: sightline dimensions add {lacking[0]} --in {quoted}"
+            f"{url} has vectors of {', '.join(map(str, contract.vectors.lengths))} dimensions, and none of {lacking[0]}. {hint}"
         )
 
 
@@ -87,7 +90,9 @@ def check_settings(
             )
 
 
-def check_reading(lengths: Sequence[int], dimensions: int | None, shortlist: Shortlist | None, url: str) -> None:
+def check_reading(
+    lengths: Sequence[int], dimensions: int | None, shortlist: Shortlist | None, url: str, *, can_add: bool
+) -> None:
     """Raise DimensionError unless a search asks for one of the lengths that all points have, the main one first."""
     if dimensions is not None and shortlist is not None:
         raise UsageError(
@@ -97,7 +102,9 @@ def check_reading(lengths: Sequence[int], dimensions: int | None, shortlist: Sho
     asked = dimensions if shortlist is None else shortlist.dimensions
     if asked is None or asked in (lengths if shortlist is None else lengths[1:]):
         return
-    hint = f" Add it with: sightline dimensions add {asked} --in {shlex.quote(url)}" if 0 < asked < lengths[0] else ""
+    hint = ""
+    if 0 < asked < lengths[0]:
+        hint = f" Add it with: sightline dimensions add {asked} --in {shlex.quote(url)}" if can_add else f" {_CANT_ADD}"
     what = "searched" if shortlist is None else "shortlisted"
     raise DimensionError(f"{url} can't be {what} by {asked} dimensions; its points have {', '.join(map(str, lengths))}.{hint}")
 

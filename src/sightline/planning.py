@@ -326,6 +326,8 @@ def plan_corpus(
         raise UsageError(f"--chunk-tokens {chunk_tokens} is out of range: {model.name} reads at most {room} and special ones.")
     _check(documents, tokens_per_document, chunk_tokens, overlap_tokens, devices, shard_points)
     notes: list[Assumption] = []
+    if chunk_fill is not None and chunk_fill > 1:
+        raise UsageError(f"--chunk-fill {chunk_fill} is out of range: at most 1, which is as long as the largest chunk.")
     fill = _noted(notes, "chunk fill", chunk_fill, mean_fill(chunk_tokens), "{:.0%} of the largest chunk", "--chunk-fill")
     size = _noted(notes, "text", bytes_per_token, BYTES_PER_TOKEN, "{:.1f} bytes a token", "--bytes-per-token")
     metadata = _noted(notes, "source and metadata", metadata_bytes, METADATA_BYTES, "{:,.0f} bytes a chunk", "--metadata-bytes")
@@ -431,6 +433,10 @@ def _rate(
     return (peak_tflops or 0.0) * 1e12 * (share or 0.0) / flops
 
 
+# Beyond that floating point numbers count no single tokens any more.
+_MOST_TOKENS = 10**15
+
+
 def _noted(notes: list[Assumption], name: str, given: float | None, measured: float, form: str, option: str) -> float:
     """A figure that was measured, unless the caller has another one."""
     if given is not None:
@@ -460,6 +466,11 @@ def _check(
     for option, value in given.items():
         if not 1 <= value < math.inf:
             raise UsageError(f"{option} {value} is out of range: at least 1.")
+    if documents > _MOST_TOKENS or documents * tokens_per_document > _MOST_TOKENS:
+        raise UsageError(
+            f"--documents {documents} and --tokens-per-document {tokens_per_document:g} are out of range: at most "
+            f"{_MOST_TOKENS:.0e} tokens together."
+        )
     if not 0 <= overlap_tokens <= chunk_tokens // 2:
         raise UsageError(f"--overlap-tokens {overlap_tokens} is out of range: 0 to {chunk_tokens // 2}, half of a chunk.")
 

@@ -705,6 +705,26 @@ class StoreConformance:
         with pytest.raises(UsageError, match="can't give 5 hits"):
             store.search(vectors[0], limit=5, shortlist=Shortlist(self.short[0], 4))
 
+    def test_a_shortlist_of_more_than_there_is_finds_all(self, store: Store) -> None:
+        """However many candidates are asked for: no database counts so far, or makes room for them."""
+        self.skip_unless(store, store.capabilities.several_dimensions, "several dimensions")
+        vectors = self.fill(store, self.make_points(9), self.short)
+        everything = [hit.id for hit in store.search(vectors[0], limit=9)]
+        assert [hit.id for hit in store.search(vectors[0], limit=9, shortlist=Shortlist(self.short[0], 10**30))] == everything
+
+    def test_a_length_that_a_collection_was_made_with_is_there_already(self, store: Store) -> None:
+        """Adding it finds nothing to do; once it was removed, it is cut anew from what is stored then."""
+        self.skip_unless(store, store.capabilities.several_dimensions, "several dimensions")
+        points, length = self.make_points(30), self.short[0]
+        vectors = self.fill(store, points, self.short)
+        assert store.add_dimension(length) == 0
+        assert store.layout() == VectorLayout(self.dimensions, self.short)
+        store.remove_dimension(length)
+        store.upsert(points, vectors[::-1].copy())
+        store.add_dimension(length)
+        query = cut(vectors, length)[0]
+        assert store.search(query, limit=1)[0].id == points[-1].id
+
     def test_a_length_is_added_from_what_is_stored(self, store: Store) -> None:
         """Points that were there and new ones have it; adding it again finds nothing to do, and removing it takes it away."""
         import pytest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from typing import Any, TypeAlias
 
@@ -257,6 +257,10 @@ class Shortlist:
 
     dimensions: int
     candidates: int
+
+    def among(self, points: int) -> Shortlist:
+        """With no more candidates than there are points: a database makes room for as many as are asked for."""
+        return replace(self, candidates=min(self.candidates, points))
 
 
 @dataclass(frozen=True, slots=True)

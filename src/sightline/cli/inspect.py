@@ -56,6 +56,8 @@ def _rows(found: api.Inspection) -> Iterator[tuple[str, str]]:
         yield "unfinished roots", ", ".join(found.unfinished_roots)
     if found.being_rebuilt:
         yield "rebuild", "begun; the same command with --rebuild goes on"
+    if found.unfinished_copy is not None:
+        yield "replacement", f"begun; goes on with: {found.unfinished_copy}"
     if found.disk_bytes is not None:
         yield "on disk", f"{found.disk_bytes / 1e6:,.1f} MB"
     if found.norms is not None:

@@ -64,11 +64,6 @@ def open_store(url: str) -> Store:
         UsageError: it names a file, which is no store.
         MissingExtra: the client of that store isn't installed.
     """
-    if is_file(url):
-        raise UsageError(
-            f"{url} is a file that keeps a collection; it can't be searched or indexed into. Copy it into a store first: "
-            f"sightline copy {shlex.quote(url)} edge:DIR"
-        )
     return _opened(url, lambda directory, names: directory)
 
 
@@ -79,7 +74,7 @@ def open_copy(url: str) -> Iterator[Store]:
     Raises:
         StoreLocked: Another process writes to that directory.
         StoreError: It can't be copied.
-        UnknownStore, MissingExtra: As for `open_store`.
+        UnknownStore, UsageError, MissingExtra: As for `open_store`.
     """
     from sightline.stores.copies import copy_database
 
@@ -92,6 +87,11 @@ def open_copy(url: str) -> Iterator[Store]:
 
 
 def _opened(url: str, placed: _Placing) -> Store:
+    if is_file(url):
+        raise UsageError(
+            f"{url} is a file that keeps a collection; it can't be searched or indexed into. Copy it into a store first: "
+            f"sightline copy {shlex.quote(url)} edge:DIR"
+        )
     scheme, colon, rest = url.partition(":")
     if not colon or scheme not in _OPENERS:
         raise UnknownStore(f"{url!r} names no store that Sightline knows. Known forms:\n{_known_forms()}")

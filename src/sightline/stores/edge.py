@@ -167,9 +167,13 @@ class EdgeStore:
     def add_dimension(self, dimensions: int, on_progress: Callable[[int], None] | None = None) -> int:
         """Keep one more shorter length: the engine gets its name first, then the manifest, and then the points, page by page."""
         self.acquire()
-        layout = checked_addition(dimensions, self.layout(), self.capabilities, self.url)
-        self._write(new_vector(dimensions, layout))
-        self._change(lambda entry: replace(entry, layout=layout))
+        before = self.layout()
+        layout = checked_addition(dimensions, before, self.capabilities, self.url)
+        if layout != before:
+            # First what a killed removal left: the engine takes a name again only with the settings that it has.
+            self._write(engine.UpdateOperation.delete_vector_name(str(dimensions)))
+            self._write(new_vector(dimensions, layout))
+            self._change(lambda entry: replace(entry, layout=layout))
         done = 0
         lacking = engine.Filter(must_not=[engine.HasVectorCondition(str(dimensions))])
         for records in self._pages(lacking, [], vectors=[MAIN]):
@@ -290,7 +294,9 @@ class EdgeStore:
         with self._using() as opened:  # in one go: a rebuild that comes in between may have vectors of another length
             layout = opened.entry.layout
             row = checked_query(vector, layout, shortlist, wanted)
-            return _nearest(opened.shard, partial(request, row, layout, shortlist), wanted, conditions)
+            most = int(opened.shard.count(engine.CountRequest()))
+            short = None if shortlist is None else shortlist.among(most)
+            return _nearest(opened.shard, partial(request, row, layout, short), wanted, most, conditions)
 
     def staging(self) -> EdgeStore:
         """The collection that `promote` puts in this one's place."""
@@ -579,9 +585,10 @@ def _overwrite(points: Sequence[Point], shard: Any) -> None:
             shard.update(engine.UpdateOperation.overwrite_payload([point.id], _payload(point)))
 
 
-def _nearest(shard: Any, request: Callable[[int, Any], Any], wanted: int, conditions: Sequence[Condition]) -> list[Hit]:
+def _nearest(
+    shard: Any, request: Callable[[int, Any], Any], wanted: int, most: int, conditions: Sequence[Condition]
+) -> list[Hit]:
     where = engine_filter(conditions)
-    most = int(shard.count(engine.CountRequest()))
     asked = min(wanted, most)  # the engine makes room for as many hits, however few there are
     hits: list[Hit] = []
     while asked:

@@ -31,7 +31,7 @@ def shard_config(layout: VectorLayout) -> Any:
 
 
 def new_vector(length: int, layout: VectorLayout) -> Any:
-    """The operation that gives an existing shard one more length; the same again changes nothing."""
+    """The operation that gives an existing shard one more length."""
     return engine.UpdateOperation.create_dense_vector(
         str(length), length, engine.Distance.Cosine, datatype=_DATATYPES[layout.storage]
     )

@@ -179,8 +179,9 @@ class QdrantStore:
                 " so no shorter ones can stand beside it. Index into a new collection: sightline index PATH --into OTHER_URL"
             )
         self._database.check()
-        self._request("adding a vector", partial(add_vector, before.name, dimensions, layout))
-        self._held = None
+        if layout != before.vectors:
+            self._request("adding a vector", partial(add_vector, before.name, dimensions, layout))
+            self._held = None
         done = 0
         for records in self._pages(self._writable(), lacks_vector(dimensions), [POINT_KEY], vectors=True):
             done += self._fill(before, dimensions, records)
@@ -308,6 +309,8 @@ class QdrantStore:
         asked = wanted if layout.is_cosine else max(4 * wanted, _CANDIDATES)
         if asked > _CANDIDATES:
             asked = min(asked, max(1, self.count()))  # a server makes room for as many hits as are asked for
+        if shortlist is not None and shortlist.candidates > _CANDIDATES:
+            shortlist = shortlist.among(max(1, self.count()))
         while True:
             scored = self._query(layout, query, asked, conditions, shortlist)
             hits = _hits(scored, layout, query, conditions)

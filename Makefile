@@ -29,7 +29,7 @@ demo: .venv/.quickstart  ## index the example knowledge base and ask it three qu
 	$(BIN)/sightline search "problème du générateur diesel" --in edge:demo-kb -k 3 --model $(MODEL)
 
 test: .venv/.dev  ## run the quick tests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" tests $(ADAPTERS:%=adapters/%)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow" tests $(ADAPTERS:%=adapters/%)
 
 test-all: .venv/.dev-all  ## run all tests, the slow ones and those of all adapters too
 	$(BIN)/python -m pytest -n $(JOBS)

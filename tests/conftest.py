@@ -39,6 +39,17 @@ def minilm() -> Iterator[Any]:
         yield engine
 
 
+@pytest.fixture(scope="module")
+def warm_minilm() -> Iterator[None]:
+    """The packaged MiniLM, loaded once instead of by each command: everybody in a process shares one engine."""
+    from sightline import open_embedder
+
+    kept = [open_embedder(PACKAGED, deterministic=deterministic) for deterministic in (False, True)]
+    yield
+    for one in kept:
+        one.close()
+
+
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`make_model(family, **changes)` -> a sentence-transformers folder with random weights; made once a session."""

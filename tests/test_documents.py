@@ -31,6 +31,7 @@ from sightline.cli import cli, main
 from sightline.embedding.models import DEFAULT_MODEL
 from sightline.stores import open_store
 
+pytestmark = pytest.mark.usefixtures("warm_minilm")
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "examples" / "README.md"]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

@@ -172,7 +172,13 @@ def test_cancelled_job_leaves_the_engine_free(minilm):
 
 
 @pytest.mark.parametrize(
-    ("family", "dtype"), [("bert", "float32"), ("qwen3", "bfloat16"), ("modernbert", "float32"), ("mpnet", "float32")]
+    ("family", "dtype"),
+    [
+        ("bert", "float32"),
+        ("qwen3", "bfloat16"),
+        pytest.param("modernbert", "float32", marks=pytest.mark.slow),
+        ("mpnet", "float32"),
+    ],
 )
 def test_deterministic_vectors_are_the_same_to_the_bit(make_model, family, dtype):
     """Over two hundred random batchings of texts of every length class."""

@@ -435,6 +435,12 @@ def test_a_collection_of_another_program_is_never_replaced(adopted: str, source:
         sightline.copy(source, f"chroma:{tmp_path / 'alone'}/alone", replace=True)
 
 
+def test_points_of_another_program_are_never_dropped(adopted: str, source: str) -> None:
+    """A collection that was adopted holds them, and no copy has them."""
+    with pytest.raises(StoreError, match="4 points that another program wrote"):
+        sightline.copy(source, adopted, replace=True)
+
+
 @pytest.mark.parametrize(
     ("src", "dst", "message"),
     [
@@ -666,9 +672,22 @@ def test_the_command_says_what_it_did(source: str, tmp_path: Path, capsys: pytes
     assert f"Verified: all ids, texts and metadata, {POINTS} vectors" in told.err
     assert run("copy", source, f"parquet:{tmp_path / 'kb.parquet'}") == 0
     assert f"0 written, {POINTS} there already" in capsys.readouterr().err
-    (tmp_path / "other.parquet").write_bytes(b"other")
-    assert run("copy", source, f"parquet:{tmp_path / 'other.parquet'}") == 2
-    assert "--replace" in capsys.readouterr().err
+
+
+def test_the_command_keeps_nothing_in_memory(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it made would be gone with it."""
+    assert run("copy", source, "memory:kb") == 2
+    assert "gone when this command ends" in capsys.readouterr().err
+
+
+def test_a_file_of_something_else_is_never_replaced(source: str, tmp_path: Path) -> None:
+    """Whatever is said."""
+    path = tmp_path / "other.parquet"
+    path.write_bytes(b"other")
+    for replace_it in (False, True):
+        with pytest.raises(UsageError, match="delete it first"):
+            sightline.copy(source, f"parquet:{path}", replace=replace_it)
+    assert path.read_bytes() == b"other"
 
 
 def test_the_command_tells_of_foreign_points(adopted: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

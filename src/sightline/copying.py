@@ -90,13 +90,15 @@ def copy_into_file(copy: Copy, file: CollectionFile, *, replace: bool = False, o
     """Copy into a file, which is whole or isn't there; one that was interrupted begins anew.
 
     Raises:
-        UsageError: There is another file already, and `replace` wasn't said.
+        UsageError: There is another file already, and `replace` wasn't said, or it isn't a collection's.
         StoreError: The file can't be written, or doesn't hold what was written.
     """
     layout = VectorLayout(copy.source.layout().dimensions) if only_main else copy.source.layout()
     contract = _main_contract(copy.contract) if only_main else copy.contract
-    if file.exists() and not replace:
-        return _already_copied(copy, file, contract, only_main=only_main)
+    if file.exists():
+        _check_is_ours(file)
+        if not replace:
+            return _already_copied(copy, file, contract, only_main=only_main)
     with file.writing(layout, contract, copy.mark) as written:
         for page in copy.pages():
             written.write([record.point for record in page], np.stack([record.vector for record in page]))
@@ -338,6 +340,12 @@ def _begun(store: Store, layout: VectorLayout, note: UnfinishedCopyNote, *, repl
         if UnfinishedCopyNote.KEY in found:
             raise UnfinishedCopyNote.from_json(found).error()
         raise _exists(dataclasses.replace(note, options=(*note.options, "--replace")))
+    others = store.count() - sum(store.sources().values())
+    if others:
+        raise StoreError(
+            f"{store.url} holds {others:,} points that another program wrote, which a copy in its place would drop. Choose "
+            "another name, or delete them with the program that wrote them."
+        )
     beside = store.staging()
     if beside.exists():
         if _is_begun(beside.read_contract() or {}, beside, layout, note):
@@ -346,6 +354,15 @@ def _begun(store: Store, layout: VectorLayout, note: UnfinishedCopyNote, *, repl
         beside = store.staging()
     beside.create(layout, note.to_json())
     return beside, False
+
+
+def _check_is_ours(file: CollectionFile) -> None:
+    """Raise UsageError where a file holds something else than a collection."""
+    try:
+        file.read_contract()
+    except StoreError as error:
+        advice = "A copy never takes the place of such a file: choose another name, or delete it first."
+        raise UsageError(f"{error} {advice}") from error
 
 
 def _is_begun(found: Mapping[str, Any], store: Store, layout: VectorLayout, note: UnfinishedCopyNote) -> bool:
@@ -362,11 +379,7 @@ def _already_copied(copy: Copy, place: Readable, contract: Mapping[str, Any], *,
         UsageError: It isn't the same any more.
     """
     try:
-        try:
-            described = place.read_contract(), place.read_mark()
-        except StoreError as error:  # a file of something else
-            raise _Differs(str(error)) from error
-        if described != (contract, copy.mark):
+        if (place.read_contract(), place.read_mark()) != (contract, copy.mark):
             raise _Differs("It has another contract or mark.")
         for _ in copy.pages():
             pass

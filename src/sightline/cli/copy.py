@@ -11,6 +11,7 @@ import click
 from sightline import api
 from sightline.cli.options import counted, json_option
 from sightline.cli.progress import show_copy_progress
+from sightline.errors import UsageError
 from sightline.types import CopySummary, Foreign
 
 
@@ -40,6 +41,8 @@ def copy(src: str, dst: str, as_json: bool, **options: Any) -> int:
       sightline copy edge:./kb parquet:./backup/kb.parquet
       sightline copy parquet:./backup/kb.parquet chroma:./db/handbook --replace
     """
+    if dst.startswith("memory:"):
+        raise UsageError(f"{dst} is gone when this command ends. Copy into another store, e.g. edge:./kb, or from Python.")
     try:
         with show_copy_progress() as on_progress:
             summary = api.copy(src, dst, **options, on_progress=on_progress)

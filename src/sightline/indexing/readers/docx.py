@@ -19,7 +19,7 @@ from sightline.errors import UnreadableFile
 from sightline.indexing.readers import Reading
 from sightline.indexing.readers.archives import office_file, refused
 from sightline.indexing.readers.blocks import Blocks, escaped, header_of, one_line
-from sightline.indexing.readers.dates import iso_date, known
+from sightline.indexing.readers.properties import office_properties
 
 _WHAT = "a Word document (.docx)"
 _HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
@@ -48,7 +48,7 @@ def read(data: bytes, source: str) -> Reading:
         body.add_notes()
     except (OpcError, XMLSyntaxError, KeyError, ValueError) as error:
         raise refused(_WHAT, error) from error
-    return body.blocks.reading(_metadata(document))
+    return body.blocks.reading(office_properties(document.core_properties, document.core_properties.author))
 
 
 class _Body:
@@ -174,15 +174,3 @@ def _rows(table: Any) -> Iterator[list[str]]:
             cells += [text] + [""] * (min(int(span[0]), _DEEPEST) - 1 if span and span[0].isdigit() else 0)
         if any(cells):
             yield cells
-
-
-def _metadata(document: Document) -> dict[str, str]:
-    said = document.core_properties
-    return known(
-        title=said.title,
-        author=said.author,
-        subject=said.subject,
-        keywords=said.keywords,
-        created=iso_date(said.created),
-        modified=iso_date(said.modified),
-    )

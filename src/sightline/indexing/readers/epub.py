@@ -20,7 +20,7 @@ from sightline.indexing.readers import Reading
 from sightline.indexing.readers import html as html_reader
 from sightline.indexing.readers.archives import member, opened
 from sightline.indexing.readers.blocks import Blocks, one_line
-from sightline.indexing.readers.dates import known
+from sightline.indexing.readers.properties import known
 
 _WHAT = "a book (.epub)"
 _CONTAINER = "META-INF/container.xml"

@@ -9,7 +9,7 @@ from typing import Any
 from sightline.errors import UnreadableFile
 from sightline.indexing.readers import Reading
 from sightline.indexing.readers.blocks import Blocks
-from sightline.indexing.readers.dates import known
+from sightline.indexing.readers.properties import known
 
 
 def read(text: str, source: str) -> Reading:

@@ -10,7 +10,7 @@ import pypdfium2.raw as pdfium
 
 from sightline.errors import UnreadableFile
 from sightline.indexing.readers import Reading
-from sightline.indexing.readers.dates import known, pdf_date
+from sightline.indexing.readers.properties import known, pdf_date
 
 # What writers put where nobody gave a title or an author.
 _NOBODY = re.compile(r"\(?(?:anonymous|unspecified|untitled(?: document)?)\)?", re.IGNORECASE)

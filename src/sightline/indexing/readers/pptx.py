@@ -8,12 +8,11 @@ from typing import Any
 import pptx
 from lxml.etree import XMLSyntaxError
 from pptx.exc import PythonPptxError
-from pptx.presentation import Presentation
 
 from sightline.indexing.readers import Reading
 from sightline.indexing.readers.archives import office_file, refused
 from sightline.indexing.readers.blocks import Blocks, escaped, header_of, one_line
-from sightline.indexing.readers.dates import iso_date, known
+from sightline.indexing.readers.properties import office_properties
 
 _WHAT = "a presentation (.pptx)"
 
@@ -31,7 +30,7 @@ def read(data: bytes, source: str) -> Reading:
         for number, slide in enumerate(presentation.slides, start=1):
             blocks.anchor(slide=number)
             _add_slide(blocks, slide, number)
-        return blocks.reading(_metadata(presentation))
+        return blocks.reading(office_properties(presentation.core_properties, presentation.core_properties.author))
     except (PythonPptxError, XMLSyntaxError, KeyError, ValueError) as error:
         raise refused(_WHAT, error) from error
 
@@ -108,15 +107,3 @@ def _figure(column: list[Any], at: int) -> str:
 def _broken(text: str) -> str:
     """Text whose soft line breaks are lines."""
     return text.replace("\v", "\n")
-
-
-def _metadata(presentation: Presentation) -> dict[str, str]:
-    said = presentation.core_properties
-    return known(
-        title=said.title,
-        author=said.author,
-        subject=said.subject,
-        keywords=said.keywords,
-        created=iso_date(said.created),
-        modified=iso_date(said.modified),
-    )

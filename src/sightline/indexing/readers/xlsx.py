@@ -17,7 +17,7 @@ from sightline.indexing.readers import Reading
 from sightline.indexing.readers.archives import office_file, refused
 from sightline.indexing.readers.blocks import Blocks
 from sightline.indexing.readers.csv import names_columns
-from sightline.indexing.readers.dates import iso_date, known
+from sightline.indexing.readers.properties import office_properties
 
 _WHAT = "a workbook (.xlsx)"
 _MIDNIGHT = datetime.time()
@@ -38,7 +38,7 @@ def read(data: bytes, source: str) -> Reading:
         workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
         for sheet in workbook.worksheets:
             _add_sheet(blocks, sheet)
-        metadata = _metadata(workbook)
+        metadata = office_properties(workbook.properties, workbook.properties.creator)
     # OSError is openpyxl's for an archive that holds something else than a workbook.
     except (
         InvalidFileException,
@@ -106,15 +106,3 @@ def _written(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.15g}"
     return str(value).strip()
-
-
-def _metadata(workbook: Any) -> dict[str, str]:
-    said = workbook.properties
-    return known(
-        title=said.title,
-        author=said.creator,
-        subject=said.subject,
-        keywords=said.keywords,
-        created=iso_date(said.created),
-        modified=iso_date(said.modified),
-    )

@@ -90,7 +90,8 @@ def _not_in(encoding: str, data: bytes, start: int, name: str) -> str:
     except UnicodeDecodeError as error:
         start += error.start
     if encoding.startswith("utf-"):
-        return f"not {encoding.upper().removesuffix('-LE').removesuffix('-BE')} at byte {start}; {_hint('ISO-8859-1', name)}"
+        family = encoding.upper().removesuffix("-LE").removesuffix("-BE")
+        return f"not {family} at byte {start}; {_hint('ISO-8859-1', name)}, or from the encoding that it really has"
     return f"neither UTF-8 nor {encoding}, which it declares: see byte {start}; {_hint('ENCODING', name)}"
 
 

@@ -99,6 +99,7 @@ def test_what_is_stored_is_the_documents_vector(handbook: Any) -> None:
     assert np.abs(stored - np.stack(SightlineEmbeddingFunction(MINILM)(TEXTS))).max() <= 1e-6
 
 
+@pytest.mark.slow
 def test_another_process_that_passes_no_function_gets_the_right_one(
     new_client: Callable[[], Any], tmp_path: Path, qwen3: Path
 ) -> None:

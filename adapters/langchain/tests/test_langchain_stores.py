@@ -139,6 +139,7 @@ def test_generators_are_written_whole(tmp_path: Path) -> None:
         assert store.collection.count() == 5
 
 
+@pytest.mark.slow
 def test_more_than_a_database_takes_at_once_is_written_in_parts(tmp_path: Path) -> None:
     """Chroma takes 5,461 a request; langchain-chroma finds that out when all are embedded."""
     texts = [f"text {number}" for number in range(5_600)]

@@ -31,7 +31,7 @@ from sightline.contract import (
     verify,
 )
 from sightline.embedding.dimensions import UNTRAINED_CUT
-from sightline.embedding.models import DEFAULT_MODEL, is_local, is_matryoshka, load_spec
+from sightline.embedding.models import DEFAULT_MODEL, full_name, is_local, is_matryoshka, load_spec
 from sightline.embedding.shared import open_embedder
 from sightline.errors import (
     ContractMismatch,
@@ -928,8 +928,7 @@ def _reference(model: str | Path | None, known: Contract | None) -> tuple[str, s
     name = DEFAULT_MODEL if model is None else str(model)
     if not name.strip():
         raise UsageError("The model's name is empty. Name a folder, package:NAME or a hub model, or leave it out.")
-    folder = Path(name).expanduser()
-    return (str(folder.resolve()) if folder.is_dir() else name), None
+    return full_name(name), None
 
 
 def _check_trust(name: str, revision: str | None) -> None:

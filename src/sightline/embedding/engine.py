@@ -38,7 +38,7 @@ from sightline.embedding.dimensions import UNTRAINED_CUT, DimensionRange
 from sightline.embedding.elsewhere import ReadTokens
 from sightline.embedding.identity import fingerprint
 from sightline.embedding.instructions import Instructions, check_template
-from sightline.embedding.models import DEFAULT_MODEL, ModelSpec, load_spec
+from sightline.embedding.models import DEFAULT_MODEL, ModelSpec, full_name, load_spec
 from sightline.embedding.seams import Reading
 from sightline.embedding.submissions import Item, Submission, SubmissionQueue
 from sightline.embedding.tokens import ON_TOO_LONG, OnTooLong, TokenizedInput, Tokenizer
@@ -161,8 +161,7 @@ class EmbeddingEngine(BaseEmbedder):
     ) -> None:
         _check_arguments(on_too_long, dtype, encoder, max_batch_tokens, threads)
         self._spec = load_spec(model, revision=revision, pooling=pooling)
-        folder = Path(model).expanduser()
-        self._model, self._pooling = str(folder.resolve() if folder.is_dir() else model), pooling
+        self._model, self._pooling = full_name(model), pooling
         self._range = _dimension_range(self._spec)
         self._has_warned_of_cut = False
         self._dimensions = self.check_dimensions(dimensions)

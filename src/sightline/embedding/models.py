@@ -219,6 +219,12 @@ def is_local(model: str | Path, revision: str | None = None) -> bool:
         return False
 
 
+def full_name(model: str | Path) -> str:
+    """What `load_spec` finds the same model by from any working directory: a folder's whole path, any other name as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve() if folder.is_dir() else model)
+
+
 def read_spec(root: Path, *, name: str, revision: str | None = None, pooling: str | Sequence[str] | None = None) -> ModelSpec:
     """Read the folder `root`; see `load_spec`."""
     modules = _modules(root)

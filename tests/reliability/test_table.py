@@ -12,6 +12,7 @@ pytest_plugins = ["pytester"]
 def test_the_table_tells_what_survived(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """An attack whose block raises is counted, not survived; those of all tests of a kind are added up."""
     monkeypatch.setenv("SIGHTLINE_ATTACKS", str(pytester.path / "table.json"))
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makeconftest("pytest_plugins = ['attacks']")
     pytester.makepyfile(
         """

@@ -26,6 +26,7 @@ from benchmarks import (
     sizes,
     startup,
     tokenizing,
+    unchanged,
     updates,
     volume,
 )  # fmt: skip
@@ -43,6 +44,7 @@ _TITLES = {
     "indexing": "Indexing",
     "overhead": "What indexing adds to embedding",
     "updates": "What a change costs",
+    "unchanged": "The speed of doing nothing",
     "growth": "Growth",
     "copy": "Copying",
     "questions": "Questions at once",
@@ -81,6 +83,7 @@ def _measure(
         "instruction": lambda: instruction.measure(work, dtype, options.layers, rounds, _say),
         "tokenize": lambda: tokenizing.measure(work, rounds, _say),
         "volume": lambda: volume.measure(work, options.sizes, _say),
+        "unchanged": lambda: unchanged.measure(work, rounds, _say),
         "growth": lambda: growth.measure(work, _say),
         "copy": lambda: copying.measure(work, _say),
         "questions": lambda: questions.measure(dtype, rounds, _say),

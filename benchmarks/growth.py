@@ -1,30 +1,27 @@
-"""Case 3: how memory and pace change as a collection grows, and what a run over very many small files does."""
+"""Case 3: how memory and pace change as a collection grows."""
 
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from benchmarks.measuring import PACKAGED, Figures, run_apart, table
+from benchmarks.measuring import Figures, run_apart, table
 from benchmarks.side import usage
-from sightline.types import Document, IndexProgress, Point
+from sightline.types import Document, Point
 
 _SIZES = (10_000, 30_000, 100_000)
 _DIMENSIONS = 384
 _CHUNKS_PER_DOCUMENT = 10
 _WORDS = 2_000
-_TINY_FILES = 38_000
-_PORT = 8765
+PORT = 8765
 
 
 class NullStore:
@@ -55,13 +52,13 @@ def documents(chunks: int) -> Iterator[Document]:
 def fill(settings: Figures) -> Figures:
     """A side: documents that are made on the way, embedded by the hash embedder (so that only indexing is measured)."""
     import sightline
-    from sightline import api
+    from sightline import opening
     from sightline.testing import HashEmbedder
 
     embedder = HashEmbedder(native_dimensions=_DIMENSIONS)
     if settings["into"] == NullStore.url:
         store = NullStore()
-        api.open_store = lambda url: store  # type: ignore[assignment, return-value]
+        opening.open_store = lambda url: store  # type: ignore[assignment, return-value]
         store.exists = lambda: False  # type: ignore[attr-defined]
     before = usage()["peak_mb"]
     began = time.perf_counter()
@@ -70,31 +67,13 @@ def fill(settings: Figures) -> Figures:
     return {**usage(), "before_mb": before, "seconds": seconds, "chunks": summary.chunks}
 
 
-def tiny(settings: Figures) -> Figures:
-    """A side: a folder of very many small files, with the packaged MiniLM; the longest time without any progress is kept."""
-    import sightline
-
-    events: list[float] = []
-    began = time.perf_counter()
-
-    def on_progress(progress: IndexProgress) -> None:
-        events.append(time.perf_counter())
-
-    summary = sightline.index([settings["folder"]], into=settings["into"], model=PACKAGED, on_progress=on_progress)
-    seconds = time.perf_counter() - began
-    stalls = [later - earlier for earlier, later in pairwise(events)]
-    return {
-        **usage(), "seconds": seconds, "documents": summary.documents, "embedded": summary.chunks_embedded,
-        "longest_stall": max(stalls), "torch": "torch" in sys.modules,
-    }  # fmt: skip
-
 
 def measure(work: Path, say: Callable[[str], None]) -> tuple[Mapping[str, Any], str]:
-    """The figures, and the tables that show them."""
-    with _chroma_server(work / "server"):
+    """The figures, and the table that shows them."""
+    with chroma_server(work / "server"):
         urls = {
             "no store": lambda chunks: NullStore.url,
-            "Chroma server": lambda chunks: f"chroma+http://127.0.0.1:{_PORT}/filled-{chunks}",
+            "Chroma server": lambda chunks: f"chroma+http://127.0.0.1:{PORT}/filled-{chunks}",
             "Edge": lambda chunks: f"edge:{work / f'edge-{chunks}'}",
             "Chroma embedded": lambda chunks: f"chroma:{work / f'chroma-{chunks}'}/filled",
         }
@@ -103,23 +82,8 @@ def measure(work: Path, say: Callable[[str], None]) -> tuple[Mapping[str, Any], 
             for chunks in _SIZES:
                 grown.setdefault(name, {})[chunks] = run_apart(fill, {"into": url(chunks), "chunks": chunks})
                 say(f"{name}, {chunks:,} chunks: {grown[name][chunks]['seconds']:.1f} s")
-    few = _tiny(work, say)
-    return {"grown": grown, "tiny": few}, f"{_grown_table(grown)}\n\n{_tiny_table(few)}"
+    return {"grown": grown}, _grown_table(grown)
 
-
-def _tiny(work: Path, say: Callable[[str], None]) -> dict[str, dict[str, Figures]]:
-    folder = work / "tiny"
-    for number in range(_TINY_FILES):
-        path = folder / f"{number // 1000:02d}" / f"note{number}.md"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# Note {number}\n\nThe lamp of house {number} was lit at {number % 24} o'clock.\n", encoding="utf-8")
-    found: dict[str, dict[str, Figures]] = {}
-    for name, url in (("Edge", f"edge:{work / 'tiny-edge'}"), ("Chroma embedded", f"chroma:{work / 'tiny-chroma'}/tiny")):
-        for run in ("first run", "unchanged rerun"):
-            found.setdefault(name, {})[run] = run_apart(tiny, {"folder": str(folder), "into": url})
-            say(f"{_TINY_FILES:,} files into {name}, {run}: {found[name][run]['seconds']:.1f} s")
-    shutil.rmtree(folder)
-    return found
 
 
 def _grown_table(grown: Mapping[str, Mapping[int, Figures]]) -> str:
@@ -133,26 +97,18 @@ def _grown_table(grown: Mapping[str, Mapping[int, Figures]]) -> str:
     return table(["into", *peaks_of, "kB for each further 1,000 chunks", "chunks/s at the last"], rows)
 
 
-def _tiny_table(found: Mapping[str, Mapping[str, Figures]]) -> str:
-    rows = [
-        [f"{name}, {run}", f"{one['seconds']:.1f}", one["embedded"], f"{one['longest_stall']:.1f}", f"{one['peak_mb']:.0f}"]
-        for name, runs in found.items()
-        for run, one in runs.items()
-    ]
-    return table([f"{_TINY_FILES:,} files", "seconds", "texts embedded", "longest time without an event, s", "peak MB"], rows)
 
-
-class _chroma_server:
+class chroma_server:
     """`chroma run`, a process of its own, so that its memory isn't ours."""
 
     def __init__(self, path: Path) -> None:
-        command = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(path), "--port", str(_PORT)]
+        command = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(path), "--port", str(PORT)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def __enter__(self) -> None:
         for _ in range(600):
             try:
-                httpx.get(f"http://127.0.0.1:{_PORT}/api/v2/heartbeat", timeout=1).raise_for_status()
+                httpx.get(f"http://127.0.0.1:{PORT}/api/v2/heartbeat", timeout=1).raise_for_status()
                 return
             except httpx.HTTPError:
                 threading.Event().wait(0.1)

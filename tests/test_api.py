@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sightline
-from sightline import api
+from sightline import api, opening
 from sightline.embedding.engine import EmbeddingEngine
 from sightline.errors import (
     CollectionNotFound,
@@ -300,8 +300,8 @@ def test_a_model_that_a_collection_names_is_not_fetched(named: str, monkeypatch:
         asked.append(name)
         return HashEmbedder(name=name)
 
-    monkeypatch.setattr(api, "open_embedder", engine)
-    monkeypatch.setattr(api, "is_local", lambda *_: False)
+    monkeypatch.setattr(opening, "open_embedder", engine)
+    monkeypatch.setattr(opening, "is_local", lambda *_: False)
     with pytest.raises(UntrustedModel, match=r"'somebody/unknown-model', which isn't on this machine.*--trust"):
         api.open_collection(named)
     assert asked == []
@@ -313,8 +313,8 @@ def test_a_model_that_a_collection_names_is_not_fetched(named: str, monkeypatch:
 
 def test_a_model_on_this_machine_needs_no_trust(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is fetched or run that wasn't here."""
-    monkeypatch.setattr(api, "open_embedder", lambda name, **_: HashEmbedder(name=name))
-    monkeypatch.setattr(api, "is_local", lambda *_: True)
+    monkeypatch.setattr(opening, "open_embedder", lambda name, **_: HashEmbedder(name=name))
+    monkeypatch.setattr(opening, "is_local", lambda *_: True)
     api.open_collection(named).close()
 
 

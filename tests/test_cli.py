@@ -18,7 +18,7 @@ import pytest
 
 import sightline
 from servers import free_port
-from sightline import api
+from sightline import api, opening
 from sightline.cli import main
 from sightline.cli.options import parse_filters
 from sightline.cli.progress import documents, duration, rates
@@ -285,7 +285,7 @@ def test_a_server_that_does_not_answer_is_exit_code_4(
     command: Callable[..., Result], folder: Path, monkeypatch: pytest.MonkeyPatch, url: str, server: str
 ) -> None:
     """The message names the address; nothing is loaded or embedded before."""
-    monkeypatch.setattr(api, "open_embedder", None)
+    monkeypatch.setattr(opening, "open_embedder", None)
     monkeypatch.setattr("time.sleep", lambda _: None)
     port = free_port()
     for arguments in (("index", folder, "--into"), ("search", "x", "--in")):

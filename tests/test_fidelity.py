@@ -65,8 +65,13 @@ def test_family_takes_its_path(make_model, family, packs):
 
 
 @pytest.mark.parametrize(
-    "pooling", ["cls", "mean", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", ["cls", "mean"]], ids=str
-)
+    "pooling",
+    [
+        "cls", "mean", "lasttoken", ["cls", "mean"],
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("max", "weightedmean", "mean_sqrt_len_tokens")),
+    ],
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("include_prompt", [True, False], ids=["with prompt", "without prompt"])
 def test_pooling_equals_the_reference(make_model, pooling, include_prompt):
     """Every pooling, with and without the prompt's tokens, over a prompt in either role."""
@@ -99,13 +104,13 @@ def test_true_qwen3_tokenizer_equals_the_reference(qwen3_folder):
     with EmbeddingEngine(qwen3_folder, dtype="float32", device="cpu") as engine:
         assert engine.describe().family == "Qwen3-Embedding"
         assert distances(qwen3_folder, engine, TEXTS) <= FURTHEST
-        assert distances(qwen3_folder, engine, TEXTS, dimensions=engine.dimensions // 2) <= FURTHEST
+        assert distances(qwen3_folder, engine, TEXTS[::4], dimensions=engine.dimensions // 2) <= FURTHEST
 
 
 def test_minilm_equals_the_reference(minilm, minilm_folder):
     """The real MiniLM in float32."""
     assert distances(minilm_folder, minilm, TEXTS) <= FURTHEST
-    assert distances(minilm_folder, minilm, TEXTS, dimensions=192) <= FURTHEST
+    assert distances(minilm_folder, minilm, TEXTS[::4], dimensions=192) <= FURTHEST
 
 
 def test_bfloat16_minilm_is_near_the_float32_reference(minilm_folder):

@@ -11,6 +11,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,13 +82,16 @@ def part_of(module: Path) -> str:
     return "" if first == "__init__" else first
 
 
-def imports(module: Path) -> Iterator[str]:
+@cache
+def imports(module: Path) -> frozenset[str]:
     """Dotted names that a source file imports, anywhere in it, those for type checkers too."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from imported_from(node)
+            found.update(imported_from(node))
+    return frozenset(found)
 
 
 def imported_from(node: ast.ImportFrom) -> Iterator[str]:

@@ -66,6 +66,7 @@ from sightline.stores.payload import (
     text_digest,
     to_flat,
 )
+from sightline.stores.room import disk_full, is_full
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 
 try:
@@ -740,6 +741,8 @@ class _Directory(Database):
 
     def _failed(self, error: BaseException) -> StoreError:
         text = str(error)
+        if is_full(error):
+            return disk_full(self.url, self._directory)
         if "database is locked" in text:
             return StoreError(f"Another program is writing to the Chroma database of {self.url}. Close it, then try again.")
         if any(sign in text for sign in ("Inconsistent", "migration", "not a database", "no such table", "no such column")):

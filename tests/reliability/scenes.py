@@ -112,7 +112,7 @@ class Scene:
         whole, events = self.undisturbed.seconds, self.undisturbed.events
         if number % 2:
             return Kill(instants.uniform(0, whole))
-        return Kill(instants.uniform(0, whole / events), event=instants.randrange(events))
+        return Kill(instants.uniform(0, min(whole / events, 0.02)), event=instants.randrange(events))
 
     def attack(self, kill: Kill) -> bool:
         """Kill it, run it again, and compare all there is to compare; False where it was through before it could be killed."""

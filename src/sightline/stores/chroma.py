@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shutil
+import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -85,6 +88,8 @@ WRITER = ".writer"
 _STAGED, _OLD = ".next", ".old"
 _MAX_NAME = 512
 _DATABASE_FILE = "chroma.sqlite3"
+# The name of an index's directory, which is that of its segment.
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SPACE_KEY = "hnsw:space"
 _WHOLE = ["documents", "metadatas", "embeddings"]
 
@@ -687,6 +692,25 @@ class _Directory(Database):
             )
         self._connect()
         _OPENED[self._directory] = self._last_write()
+        self._remove_orphans()
+
+    def delete(self, name: str) -> None:
+        """Remove a collection, with the files of its index."""
+        super().delete(name)
+        self._remove_orphans()
+
+    def _remove_orphans(self) -> None:
+        """Remove the index files of collections that are deleted: Chroma leaves them lying for ever."""
+        address = f"{(self._directory / _DATABASE_FILE).absolute().as_uri()}?mode=ro"
+        try:
+            with closing(sqlite3.connect(address, uri=True)) as database:
+                known = {str(one) for (one,) in database.execute("SELECT id FROM segments")}
+        except sqlite3.Error as error:
+            _log.warning("what deleted collections left in %s stays: %s", self._directory, error)
+            return
+        for path in self._directory.iterdir():
+            if _UUID.fullmatch(path.name) and path.name not in known:
+                shutil.rmtree(path, ignore_errors=True)
 
     def release(self) -> None:
         """Free the lock."""

@@ -175,10 +175,11 @@ class EdgeStore:
     def add_dimension(self, dimensions: int, on_progress: Callable[[int], None] | None = None) -> int:
         """Keep one more shorter length: the engine gets its name first, then the manifest, and then the points, page by page."""
         self.acquire()
+        self._finish_removals()
         before = self.layout()
         layout = checked_addition(dimensions, before, self.capabilities, self.url)
         if layout != before:
-            # First what a killed removal left: the engine takes a name again only with the settings that it has.
+            # First what a killed addition left: the engine takes a name again only with the settings that it has.
             self._write(engine.UpdateOperation.delete_vector_name(str(dimensions)))
             self._write(new_vector(dimensions, layout))
             self._change(lambda entry: replace(entry, layout=layout))
@@ -197,11 +198,20 @@ class EdgeStore:
         return done
 
     def remove_dimension(self, dimensions: int) -> None:
-        """Keep one of the shorter lengths no longer; the manifest forgets it first."""
+        """Keep one of the shorter lengths no longer; the manifest forgets it first, and notes that it is leaving."""
         self.acquire()
-        layout = checked_removal(dimensions, self.layout(), self.url)
-        self._change(lambda entry: replace(entry, layout=layout))
-        self._write(engine.UpdateOperation.delete_vector_name(str(dimensions)))
+        if dimensions not in self._entry().leaving:
+            layout = checked_removal(dimensions, self.layout(), self.url)
+            self._change(lambda entry: replace(entry, layout=layout, leaving=(*entry.leaving, dimensions)))
+        self._finish_removals()
+
+    def _finish_removals(self) -> None:
+        """Take the vectors of the lengths that are leaving out of the engine; a removal that was killed left them."""
+        leaving = self._entry().leaving
+        for dimensions in leaving:
+            self._write(engine.UpdateOperation.delete_vector_name(str(dimensions)))
+        if leaving:
+            self._change(lambda entry: replace(entry, leaving=()))
 
     def read_contract(self) -> Mapping[str, Any] | None:
         """The contract as JSON data, read without opening the shard; None when there is no collection."""
@@ -225,6 +235,7 @@ class EdgeStore:
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
         """Write points; each call of 256 is applied whole, and it is in the write-ahead log when it returns."""
         self.acquire()
+        self._finish_removals()
         layout = self.layout()
         plain, array = checked_points(points, vectors, layout.dimensions)
         for start in range(0, len(plain), _POINTS_PER_CALL):

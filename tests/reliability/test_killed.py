@@ -122,8 +122,8 @@ def test_a_few_seams_of_the_swap_on_edge_are_mended(scene: Callable[..., Scene],
     """The moments around the one that counts: the manifest is replaced, the old shard still there."""
     playing = scene("edge", "rebuild", documents=12)
     steps = playing.undisturbed.steps
-    swap = steps.index("promote")
-    for seam in (2 * swap, 2 * steps.index("replace", swap), 2 * steps.index("replace", swap) + 1):
+    replaced = steps.index("replace", steps.index("promote"))
+    for seam in (2 * replaced, 2 * replaced + 1):
         with attack("kill -9, Edge, seam of a swap"):
             assert playing.attack(Kill(seam=seam))
 

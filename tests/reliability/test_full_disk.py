@@ -78,7 +78,7 @@ def test_a_full_disk_is_named_and_mended_by_room(
     for number in range(ATTEMPTS):
         with attack(f"full disk, {NAMES[kind]}, {OPERATIONS[operation]}"):
             url = scene.fresh()
-            # The first time there is none at all.
+            # The first time there is none at all. Chroma can't be read then: it writes some kB when it is opened.
             filler = fill(small_disk, 0 if number == 0 else spare + int(grown * instants.uniform(0.02, 0.9)))
             ended = scene.play(url, may_fail=True)
             failed += ended.error is not None
@@ -86,8 +86,9 @@ def test_a_full_disk_is_named_and_mended_by_room(
                 assert ended.error.startswith("DiskFull: There is not enough room on the disk of"), ended.error
                 assert str(small_disk) in ended.error
                 assert "MB are free" in ended.error
-            if operation == "rebuild":
-                assert state(url).is_as(scene.before or scene.expected, scene.tolerance) or not ended.error
+            if operation == "rebuild" and ended.error is not None and not (kind == "chroma" and number == 0):
+                assert scene.before is not None
+                assert state(url).is_as(scene.before, scene.tolerance)
             filler.unlink()
             held = held_texts(url)
             again = scene.play(url)

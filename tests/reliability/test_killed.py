@@ -106,26 +106,24 @@ def seams(steps: list[str]) -> list[int]:
     return [seam for number in chosen for seam in (2 * number, 2 * number + 1)]
 
 
-@pytest.mark.parametrize(("kind", "operation", "kills"), [("edge", "update", 2), ("chroma", "update", 1)])
-def test_a_few_kills_are_mended(
-    scene: Callable[..., Scene], attack: Attack, kind: str, operation: str, kills: int
-) -> None:
-    """The quick slice of the above."""
-    playing = scene(kind, operation, documents=12)
-    instants = random.Random(3)
-    for number in range(kills):
+def test_a_few_kills_on_edge_are_mended(scene: Callable[..., Scene], attack: Attack) -> None:
+    """The quick slice: two random instants of a rebuild, and the moments around the one in which the manifest is replaced."""
+    playing, instants = scene("edge", "rebuild", documents=8, sections=6), random.Random(3)
+    for _ in range(2):
         with attack(playing.name):
-            playing.attack(playing.random_kill(instants, 2 * number))
-
-
-def test_a_few_seams_of_the_swap_on_edge_are_mended(scene: Callable[..., Scene], attack: Attack) -> None:
-    """The moments around the one that counts: the manifest is replaced, the old shard still there."""
-    playing = scene("edge", "rebuild", documents=12)
+            playing.attack(playing.random_kill(instants, 0))
     steps = playing.undisturbed.steps
     replaced = steps.index("replace", steps.index("promote"))
     for seam in (2 * replaced, 2 * replaced + 1):
         with attack("kill -9, Edge, seam of a swap"):
             assert playing.attack(Kill(seam=seam))
+
+
+def test_a_kill_on_chroma_is_mended(scene: Callable[..., Scene], attack: Attack) -> None:
+    """The quick slice, while files are added, changed, removed and renamed."""
+    playing = scene("chroma", "update", documents=8, sections=6)
+    with attack(playing.name):
+        playing.attack(playing.random_kill(random.Random(3), 0))
 
 
 _REMOVAL = """

@@ -36,6 +36,6 @@ def disk_full(url: str, directory: Path, needed: int | None = None) -> DiskFull:
     free = f"{shutil.disk_usage(there).free / 1e6:,.2f} MB are free"
     wanted = "" if needed is None else f", and what is written next needs {needed / 1e6:,.2f} MB"
     return DiskFull(
-        f"There is not enough room on the disk of {directory}, where {url} lies: {free}{wanted}. What was written stays. Make room,"
-        " then run the same command again: it goes on where this one stopped."
+        f"There is not enough room on the disk of {directory}, where {url} lies: {free}{wanted}. What was written stays."
+        " Make room, then run the same command again: it goes on where this one stopped."
     )

@@ -43,10 +43,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-@pytest.fixture
-def runner(tmp_path: Path) -> Iterator[Runner]:
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
     """A warm process."""
-    with warm(tmp_path) as running:
+    with warm(tmp_path_factory.mktemp("runner")) as running:
         yield running
 
 

@@ -65,30 +65,22 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", SIGNALS)
-@pytest.mark.parametrize(("kind", "times"), [("edge", 3), ("chroma", 2), ("chroma+http", 2), ("qdrant", 2)])
+@pytest.mark.parametrize(("kind", "times"), [("edge", 3), ("chroma", 1), ("chroma+http", 2), ("qdrant", 1)])
 def test_a_signal_ends_a_run_in_order(
-    place: Callable[[str, str], str],
-    tmp_path: Path,
-    make_model: Callable[..., Path],
-    attack: Attack,
-    kind: str,
-    times: int,
-    how: str,
+    place: Callable[[str, str], str], tmp_path: Path, make_model: Callable[..., Path], attack: Attack, kind: str, times: int
 ) -> None:
     """At random instants, from where the command line has been loaded."""
     model, folder = make_model("bert"), Folder(tmp_path / "kb", seed=5, documents=120).path
     began = time.monotonic()
     finish(start(folder, clean := place(kind, "clean"), model))
     whole, expected, left = time.monotonic() - began, state(clean), leftovers(clean)
-    instants, ended = random.Random(f"{kind} {how}"), 0
-    sent, code = SIGNALS[how]
-    for number in range(times):
+    instants, ended = random.Random(kind), 0
+    for number, (how, (sent, code)) in enumerate(times * list(SIGNALS.items())):
         url = place(kind, f"run{number}")
         with attack(f"{how}, {NAMES[kind]}"):
             process = start(folder, url, model)
             try:
-                process.wait(whole * instants.uniform(0.3, 0.95))
+                process.wait(whole * instants.uniform(0.3, 0.9))
             except subprocess.TimeoutExpired:
                 for one in sent:
                     process.send_signal(one)
@@ -104,7 +96,7 @@ def test_a_signal_ends_a_run_in_order(
             finish(start(folder, url, model))
             assert state(url).is_as(expected, 0.0 if kind == "edge" else 1e-6)
             assert leftovers(url) == left
-    assert ended
+    assert ended >= times
 
 
 def test_the_second_signal_limits_the_wait_and_the_third_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from sightline.errors import StoreError, StoreLocked
-from sightline.stores.room import is_full
+from sightline.stores.room import disk_full, is_full
 
 LOCK_NAME = ".sightline.lock"
 # What systems say of a lock that somebody has; anything else is a file system that can't lock.
@@ -130,6 +130,7 @@ class DirectoryLock:
     """The only writer of a directory that exists. Taking or releasing it twice is fine."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._lock = FileLock(directory / LOCK_NAME)
 
     @property
@@ -142,6 +143,8 @@ class DirectoryLock:
         try:
             taken = self._lock.try_acquire()
         except OSError as error:
+            if is_full(error):
+                raise disk_full(url, self._directory) from error
             raise StoreError(
                 f"{url} can't be locked: {error}. The directory must be writable, on a file system that has locks."
             ) from error

@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from chromadb.api.models.Collection import Collection
 
+import sightline
 from servers import ChromaServer, free_port
 from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreUnreachable, UsageError
 from sightline.stores import chroma, chroma_server, open_store, retries
 from sightline.stores.filters import matches, parse_filter
-from sightline.testing import StoreConformance
-from sightline.types import Head, Point, VectorLayout
+from sightline.testing import HashEmbedder, StoreConformance
+from sightline.types import Document, Head, Point, VectorLayout
 
 VECTORS = np.eye(4, dtype=np.float32)
 # Another process that makes a collection, if need be, and fills it with what `many` and `unit` make here.
@@ -639,3 +640,13 @@ class TestAnswers:
         store.acquire()
         with pytest.raises(StoreError, match="Panic"):
             store._database.create("other", {"list": [1]})
+
+
+def test_index_files_of_deleted_collections_go(tmp_path):
+    """Chroma leaves a directory for each collection that ever was; a rebuild would leave one of the old collection's size."""
+    url, documents = f"chroma:{tmp_path}/sea", [Document("a", "tide"), Document("b", "lamp")]
+    for rebuild in (False, True, True, False):  # the last run removes what the one before it left for its readers
+        sightline.index(documents=documents, into=url, model=HashEmbedder(), rebuild=rebuild)
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) <= 1
+    with sightline.open_collection(url, model=HashEmbedder()) as collection:
+        assert collection.search("tide", k=1)[0].text == "tide"

@@ -14,6 +14,7 @@ from pathlib import Path
 from sightline.contract import (
     ChunkPart,
     Contract,
+    Mark,
     ReadingDefaults,
     VectorPart,
     make_contract,
@@ -122,6 +123,7 @@ def agreed_on(
             quantization=layout.quantization if quantization is None else kept.quantization,
             storage=layout.storage if storage is None else kept.storage,
         )
+        anew = not _is_in_place(store, embedder, settings, kept)
     elif known is not None:
         verify(known, embedder, store.url, dimensions=kept.dimensions)
         check_lengths(known, dimensions, store.url, can_add=store.capabilities.several_dimensions)
@@ -179,6 +181,25 @@ def planned_target(store: Store, agreed: Agreed, scopes: Set[str], resources: Ex
     stand_in = opened_store("memory:", resources)
     stand_in.create(VectorLayout(layout.dimensions), {})
     return stand_in, layout
+
+
+def put_in_place(store: Store, staged: Store) -> None:
+    """End a rebuild. Until it has ended, the new collection's mark says that it is a rebuilt one, for `_is_in_place`."""
+    mark = Mark.from_json(staged.read_mark())
+    staged.write_mark(replace(mark, is_rebuilt=True).to_json())
+    store.promote()
+    store.write_mark(mark.to_json())
+
+
+def _is_in_place(store: Store, embedder: Embedder, settings: ChunkSettings, kept: Kept) -> bool:
+    """Whether this very rebuild was killed when the new collection was in its place already."""
+    if not Mark.from_json(store.read_mark()).is_rebuilt:
+        return False
+    wanted = kept.parts(embedder, settings)
+    if store.layout() != kept.layout(wanted[0]) or _begun(store, wanted, embedder) is None:
+        return False
+    log.warning("the rebuild of %s was interrupted when it was in its place: it is brought up to date, not made again", store.url)
+    return True
 
 
 def _begun(staged: Store, wanted: tuple[VectorPart, ChunkPart, ReadingDefaults], embedder: Embedder) -> Contract | None:

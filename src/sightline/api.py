@@ -20,6 +20,7 @@ from sightline.agreement import (
     heads_of,
     loss_of,
     planned_target,
+    put_in_place,
     staged_beside,
     with_settings,
 )
@@ -193,7 +194,7 @@ def index(
             refusal = loss_of(store, heads_of(target), summary, indexer.empty_sources, prune=prune, force=force)
             if refusal is not None:
                 raise refusal
-            store.promote()
+            put_in_place(store, target)
         return summary
 
 

@@ -186,19 +186,28 @@ class UnfinishedCopyNote:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a collection says of its runs: scopes that aren't finished, and what the last run did."""
+    """What a collection says of its runs.
+
+    Args:
+        unfinished: Scopes that aren't finished.
+        last_run: What the last run did.
+        is_rebuilt: Set while a rebuild puts the collection in its place: where a run finds it, that one was killed too late
+            to need doing again.
+    """
 
     unfinished: frozenset[str] = frozenset()
     last_run: Mapping[str, Any] = field(default_factory=dict)
+    is_rebuilt: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return {"unfinished": sorted(self.unfinished), "last_run": dict(self.last_run)}
+        rebuilt = {"is_rebuilt": True} if self.is_rebuilt else {}
+        return {"unfinished": sorted(self.unfinished), "last_run": dict(self.last_run), **rebuilt}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Mark:
         """Read what `to_json` gave; nothing is a collection without runs."""
-        return cls(frozenset(data.get("unfinished", ())), data.get("last_run", {}))
+        return cls(frozenset(data.get("unfinished", ())), data.get("last_run", {}), data.get("is_rebuilt", False))
 
 
 def make_contract(

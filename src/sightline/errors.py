@@ -20,6 +20,7 @@
     └── StoreError                 the store can't do what it was asked (exit code 4)
         ├── CollectionNotFound     nothing was indexed there yet (exit code 2)
         ├── UnfinishedCopy         a copy into the collection was begun and isn't whole
+        ├── DiskFull               no room on the disk of a store in a directory
         ├── StoreUnreachable       the server doesn't answer, or refuses the key
         └── StoreLocked            another process holds it
 
@@ -134,6 +135,10 @@ class CollectionNotFound(StoreError):
 
 class UnfinishedCopy(StoreError):
     """A copy into the collection was begun and isn't whole, so nothing reads or writes it but the copy itself."""
+
+
+class DiskFull(StoreError):
+    """There is no room on the disk of a store in a directory; what was written stays."""
 
 
 class StoreUnreachable(StoreError):

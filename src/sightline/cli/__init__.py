@@ -23,9 +23,9 @@ from sightline.cli.inspect import inspect
 from sightline.cli.plan import plan
 from sightline.cli.remove import remove
 from sightline.cli.search import search
+from sightline.cli.signals import Signals, exit_code
 from sightline.errors import SightlineError
 
-_INTERRUPTED = 130
 # As in BSD's sysexits: Python's own 1 would say that some documents couldn't be read.
 _FAULT = 70
 _EPILOG = """\
@@ -37,7 +37,7 @@ Start here:
 \b
 Exit codes: 0 done; 1 some documents could not be read; 2 usage or configuration;
 3 the collection was made by another model; 4 the store failed or can't be reached; 70 a fault of Sightline;
-130 interrupted.
+130 interrupted; 143 terminated.
 """
 
 
@@ -67,30 +67,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; an error that is Sightline's own shows its message and no traceback."""
     handler = _Stderr(logging.WARNING)
     logging.getLogger("sightline").addHandler(handler)
+    signals = Signals()
+    try:
+        with signals:
+            code = _run(arguments)
+    except KeyboardInterrupt as error:  # in the last moment
+        code = exit_code(error)
+    finally:
+        logging.getLogger("sightline").removeHandler(handler)
+    signals.leave(code)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """Run the command line; gives the exit code."""
     try:
         code = cli.main(args=arguments, prog_name="sightline", standalone_mode=False)
         sys.stdout.flush()
     except SightlineError as error:
-        _fail(f"Error: {error}", error.exit_code)
+        return _failed(f"Error: {error}", error.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        _fail("Interrupted.", _INTERRUPTED)
+        return error.exit_code
+    except click.Abort as error:
+        return _failed("Interrupted.", exit_code(error.__cause__))
     except (_ReaderLeft, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        sys.exit(0)
+        return 0
     except Exception:  # noqa: BLE001 - whatever it is, it is shown whole
         traceback.print_exc()
-        _fail("This is a fault of Sightline; please report it with the lines above. What was written stays.", _FAULT)
-    finally:
-        logging.getLogger("sightline").removeHandler(handler)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _failed("This is a fault of Sightline; please report it with the lines above. What was written stays.", _FAULT)
+    return code if isinstance(code, int) else 0
 
 
-def _fail(message: str, code: int) -> None:
+def _failed(message: str, code: int) -> int:
     click.echo(message, err=True)
-    sys.exit(code)
+    return code
 
 
 class _Stderr(logging.Handler):

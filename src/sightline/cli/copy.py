@@ -11,6 +11,7 @@ import click
 from sightline import api
 from sightline.cli.options import counted, json_option
 from sightline.cli.progress import show_copy_progress
+from sightline.cli.signals import exit_code
 from sightline.errors import UsageError
 from sightline.types import CopySummary, Foreign
 
@@ -46,9 +47,9 @@ def copy(src: str, dst: str, as_json: bool, **options: Any) -> int:
     try:
         with show_copy_progress() as on_progress:
             summary = api.copy(src, dst, **options, on_progress=on_progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         click.echo("Interrupted. The copy isn't finished; the same command goes on.", err=True)
-        return 130
+        return exit_code(interrupt)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(summary), indent=2))
     _tell(summary)

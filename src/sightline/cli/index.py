@@ -15,6 +15,7 @@ from sightline.cli.dry_run import dry_run
 from sightline.cli.options import counted, json_option, layout_options, pairs, run_options
 from sightline.cli.progress import show_progress
 from sightline.cli.search import plain
+from sightline.cli.signals import exit_code
 from sightline.errors import DeletionRefused, UsageError
 from sightline.types import IndexSummary
 
@@ -74,9 +75,9 @@ def index(paths: tuple[Path, ...], url: str, as_json: bool, **options: Any) -> i
         raise UsageError("--no-calibration goes with --dry-run: a run measures nothing.")
     try:
         summary = _run(arguments)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         click.echo("Interrupted. What was written stays; the same command goes on where this one stopped.", err=True)
-        return 130
+        return exit_code(interrupt)
     except DeletionRefused as refused:
         if isinstance(refused.summary, IndexSummary):
             _report(refused.summary, url, as_json)

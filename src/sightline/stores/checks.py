@@ -15,6 +15,7 @@ import numpy as np
 from sightline.errors import CollectionNotFound, DimensionError, StoreError, UsageError
 from sightline.metadata import check_text, plain_metadata
 from sightline.protocols import StoreCapabilities
+from sightline.stores.room import disk_full, is_full
 from sightline.types import FloatArray, Point, Shortlist, VectorLayout, VectorStorage
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -222,6 +223,8 @@ def make_directory(directory: Path, url: str) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if is_full(error):
+            raise disk_full(url, directory) from error
         raise UsageError(f"The directory of {url} can't be made: {error}. Give a writable directory.") from error
 
 

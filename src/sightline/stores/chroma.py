@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shutil
+import sqlite3
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -66,13 +69,14 @@ from sightline.stores.payload import (
     text_digest,
     to_flat,
 )
+from sightline.stores.room import disk_full, has_little_room, is_full
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 
 try:
     import chromadb
     from chromadb.api.shared_system_client import SharedSystemClient
     from chromadb.config import Settings
-    from chromadb.errors import ChromaError, NotFoundError
+    from chromadb.errors import ChromaError, InternalError, NotFoundError
 except ImportError as error:
     raise MissingExtra("A store chroma:DIR/COLLECTION", package="chromadb", extra="chroma") from error
 
@@ -84,6 +88,8 @@ WRITER = ".writer"
 _STAGED, _OLD = ".next", ".old"
 _MAX_NAME = 512
 _DATABASE_FILE = "chroma.sqlite3"
+# The name of an index's directory, which is that of its segment.
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SPACE_KEY = "hnsw:space"
 _WHOLE = ["documents", "metadatas", "embeddings"]
 
@@ -686,6 +692,25 @@ class _Directory(Database):
             )
         self._connect()
         _OPENED[self._directory] = self._last_write()
+        self._remove_orphans()
+
+    def delete(self, name: str) -> None:
+        """Remove a collection, with the files of its index."""
+        super().delete(name)
+        self._remove_orphans()
+
+    def _remove_orphans(self) -> None:
+        """Remove the index files of collections that are deleted: Chroma leaves them lying for ever."""
+        address = f"{(self._directory / _DATABASE_FILE).absolute().as_uri()}?mode=ro"
+        try:
+            with closing(sqlite3.connect(address, uri=True)) as database:
+                known = {str(one) for (one,) in database.execute("SELECT id FROM segments")}
+        except sqlite3.Error as error:
+            _log.warning("what deleted collections left in %s stays: %s", self._directory, error)
+            return
+        for path in self._directory.iterdir():
+            if _UUID.fullmatch(path.name) and path.name not in known:
+                shutil.rmtree(path, ignore_errors=True)
 
     def release(self) -> None:
         """Free the lock."""
@@ -740,6 +765,9 @@ class _Directory(Database):
 
     def _failed(self, error: BaseException) -> StoreError:
         text = str(error)
+        # Chroma's core names the cause of some failures only ("Failed to apply logs"), and not the cause of that.
+        if is_full(error) or (isinstance(error, InternalError) and has_little_room(self._directory)):
+            return disk_full(self.url, self._directory)
         if "database is locked" in text:
             return StoreError(f"Another program is writing to the Chroma database of {self.url}. Close it, then try again.")
         if any(sign in text for sign in ("Inconsistent", "migration", "not a database", "no such table", "no such column")):

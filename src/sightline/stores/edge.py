@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sightline.cutting import cut
-from sightline.errors import SightlineError, StoreError, StoreLocked
+from sightline.errors import DiskFull, SightlineError, StoreError, StoreLocked
+from sightline.metadata import payload_bytes
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
     checked_addition,
@@ -60,6 +61,7 @@ from sightline.stores.payload import (
     text_digest,
     to_nested,
 )
+from sightline.stores.room import check_room, disk_full, is_full
 from sightline.stores.turns import Turn
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Quantization, Record, Shortlist, VectorLayout
 
@@ -70,6 +72,11 @@ _RECORDS_PER_PAGE = 1000
 _OPTIMIZE_FROM = 100_000
 # The engine compresses to scalars when it builds the index, which it does from 10,000 kB of float32 on; to all else at once.
 _SCALAR_FROM = 10_000 * 1024 // 4
+# The engine maps files that are mostly holes, and where a page of one finds no room on the disk the system ends the process
+# (SIGBUS). A point is written to the log and to the segment, and its keys to several indexes: 3.3 bytes for each byte of it, in a
+# trial with 64 dimensions. What comes besides (settings, lists of ids, a new log of 32 MiB at most) is to be free at any time.
+_BYTES_PER_BYTE = 4
+_SPARE_BYTES = 32 * 2**20
 _OPTIMIZE = "import sys; from sightline.stores.edge import build_index; build_index(*sys.argv[1:])"
 _INDEXED = {
     SOURCE_KEY: engine.PayloadSchemaType.Keyword,
@@ -155,6 +162,7 @@ class EdgeStore:
                 if self.exists():
                     raise collection_exists(self.url)
             try:
+                self._check_room(0)
                 self._open(self._wait_for(entry), entry, partial(_new_shard, entry.layout))
                 with self._directory.changing() as write:
                     write(Manifest(entry) if self._parent is None else replace(self._manifest(), staging=entry))
@@ -167,10 +175,11 @@ class EdgeStore:
     def add_dimension(self, dimensions: int, on_progress: Callable[[int], None] | None = None) -> int:
         """Keep one more shorter length: the engine gets its name first, then the manifest, and then the points, page by page."""
         self.acquire()
+        self._finish_removals()
         before = self.layout()
         layout = checked_addition(dimensions, before, self.capabilities, self.url)
         if layout != before:
-            # First what a killed removal left: the engine takes a name again only with the settings that it has.
+            # First what a killed addition left: the engine takes a name again only with the settings that it has.
             self._write(engine.UpdateOperation.delete_vector_name(str(dimensions)))
             self._write(new_vector(dimensions, layout))
             self._change(lambda entry: replace(entry, layout=layout))
@@ -180,7 +189,7 @@ class EdgeStore:
             rows = cut(np.stack([self._vector(record) for record in records]), dimensions)
             self._write(engine.UpdateOperation.update_vectors(
                 [engine.PointVectors(record.id, {str(dimensions): row}) for record, row in zip(records, rows, strict=True)]
-            ))  # fmt: skip
+            ), rows.nbytes)  # fmt: skip
             done += len(records)
             if on_progress is not None:
                 on_progress(done)
@@ -189,11 +198,20 @@ class EdgeStore:
         return done
 
     def remove_dimension(self, dimensions: int) -> None:
-        """Keep one of the shorter lengths no longer; the manifest forgets it first."""
+        """Keep one of the shorter lengths no longer; the manifest forgets it first, and notes that it is leaving."""
         self.acquire()
-        layout = checked_removal(dimensions, self.layout(), self.url)
-        self._change(lambda entry: replace(entry, layout=layout))
-        self._write(engine.UpdateOperation.delete_vector_name(str(dimensions)))
+        if dimensions not in self._entry().leaving:
+            layout = checked_removal(dimensions, self.layout(), self.url)
+            self._change(lambda entry: replace(entry, layout=layout, leaving=(*entry.leaving, dimensions)))
+        self._finish_removals()
+
+    def _finish_removals(self) -> None:
+        """Take the vectors of the lengths that are leaving out of the engine; a removal that was killed left them."""
+        leaving = self._entry().leaving
+        for dimensions in leaving:
+            self._write(engine.UpdateOperation.delete_vector_name(str(dimensions)))
+        if leaving:
+            self._change(lambda entry: replace(entry, leaving=()))
 
     def read_contract(self) -> Mapping[str, Any] | None:
         """The contract as JSON data, read without opening the shard; None when there is no collection."""
@@ -217,19 +235,22 @@ class EdgeStore:
     def upsert(self, points: Sequence[Point], vectors: FloatArray) -> None:
         """Write points; each call of 256 is applied whole, and it is in the write-ahead log when it returns."""
         self.acquire()
+        self._finish_removals()
         layout = self.layout()
         plain, array = checked_points(points, vectors, layout.dimensions)
         for start in range(0, len(plain), _POINTS_PER_CALL):
             some = plain[start : start + _POINTS_PER_CALL]
             rows = engine_vectors(array[start : start + _POINTS_PER_CALL], layout)
             batch = [engine.Point(point.id, row, _payload(point)) for point, row in zip(some, rows, strict=True)]
-            self._write(engine.UpdateOperation.upsert_points(batch))
+            size = sum(map(payload_bytes, some)) + 4 * sum(layout.lengths) * len(some)
+            self._write(engine.UpdateOperation.upsert_points(batch), size)
 
     def update(self, points: Sequence[Point]) -> None:
         """Replace the payload of those points that are there."""
         self.acquire()
         for batch in _slices(checked_updates(points), _POINTS_PER_CALL):
             self._has_written = True
+            self._check_room(sum(map(payload_bytes, batch)))
             with self._using() as opened:
                 _overwrite(batch, opened.shard)
 
@@ -391,10 +412,15 @@ class EdgeStore:
                 raise
             _log.warning("an old shard stays until the next writer comes: %s", error)
 
-    def _write(self, operation: Any) -> None:
+    def _write(self, operation: Any, size: int = 0) -> None:
         self._has_written = True
+        self._check_room(size)
         with self._using() as opened:
             opened.shard.update(operation)
+
+    def _check_room(self, size: int) -> None:
+        """Raise DiskFull unless there is room for points of so many bytes: the engine doesn't, the system ends the process."""
+        check_room(self.url, self._directory.path, _SPARE_BYTES + _BYTES_PER_BYTE * size)
 
     @contextmanager
     def _using(self) -> Iterator[_Opened]:
@@ -476,6 +502,11 @@ class EdgeStore:
     def _build_index(self) -> None:
         """Rewrite the segments as the engine would have them; in another process, because it holds the GIL all the while."""
         shard = self._entry().shard
+        try:
+            self._check_room(directory_bytes(self._directory.path / shard) // _BYTES_PER_BYTE)
+        except DiskFull as error:
+            _log.warning("the search index of %s was not built, searching goes on without: %s", self.url, error)
+            return
         self._put_away()
         # The child takes its own turn, so that the shard is known to be held even when this process is killed. It imports
         # what this process imports, and nothing that happens to lie in the working directory (-P).
@@ -542,6 +573,8 @@ class EdgeStore:
                 raise StoreLocked(
                     f"{self.url} is held by a program that uses Qdrant Edge without Sightline. Close it, then try again."
                 ) from error
+            if is_full(error):
+                raise disk_full(self.url, self._directory.path) from error
             raise StoreError(f"Qdrant Edge failed on {self.url}: {error}") from error
 
 

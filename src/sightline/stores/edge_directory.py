@@ -21,6 +21,7 @@ from typing import Any
 from sightline.errors import StoreError, UsageError
 from sightline.stores.checks import collection_exists, make_directory
 from sightline.stores.locks import LOCK_NAME, DirectoryLock
+from sightline.stores.room import disk_full, is_full
 from sightline.stores.turns import Turn
 from sightline.types import Quantization, VectorLayout, VectorStorage
 
@@ -36,12 +37,13 @@ _TEMPORARY_SEGMENTS = "temp_segments"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One collection of the directory."""
+    """One collection of the directory; `leaving` are lengths that the layout has no more and the shard may still have."""
 
     shard: str
     layout: VectorLayout
     contract: Mapping[str, Any]
     mark: Mapping[str, Any] = field(default_factory=dict)
+    leaving: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,8 @@ class EdgeDirectory:
                 finally:
                     os.close(descriptor)
         except OSError as error:
+            if is_full(error):
+                raise disk_full(self.url, self.path) from error
             raise StoreError(f"{self.path / MANIFEST_NAME} can't be written: {error}.") from error
 
     def _tidy(self) -> None:
@@ -224,15 +228,21 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
     """An entry as JSON data; what its layout says beyond the length stands under one key, where it says anything."""
     layout = entry.layout
     data: dict[str, Any] = {"shard": entry.shard, "dimensions": layout.dimensions}
-    if layout != VectorLayout(layout.dimensions):
-        data["layout"] = {"shorter": layout.shorter, "quantization": layout.quantization, "storage": layout.storage}
+    if entry.leaving or layout != VectorLayout(layout.dimensions):
+        leaving = {"leaving": entry.leaving} if entry.leaving else {}
+        data["layout"] = {
+            "shorter": layout.shorter, "quantization": layout.quantization, "storage": layout.storage, **leaving,
+        }  # fmt: skip
     return {**data, "contract": entry.contract, "mark": entry.mark}
 
 
 def _entry(data: Mapping[str, Any]) -> Entry:
-    layout = _layout(data["dimensions"], data.get("layout", {}))
-    entry = Entry(layout=layout, **{key: value for key, value in data.items() if key not in ("dimensions", "layout")})
+    more = data.get("layout", {})
+    layout = _layout(data["dimensions"], more)
+    given = {key: value for key, value in data.items() if key not in ("dimensions", "layout", "leaving")}
+    entry = Entry(layout=layout, leaving=tuple(more.get("leaving", ())), **given)
     fits = isinstance(entry.contract, dict) and isinstance(entry.mark, dict)
+    fits = fits and all(isinstance(one, int) for one in entry.leaving)
     # A name, never a path: a manifest from elsewhere must not lead out of its directory.
     if not fits or not isinstance(entry.shard, str) or not _SHARD.fullmatch(entry.shard):
         raise ValueError("an entry of another shape")

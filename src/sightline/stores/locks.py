@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from sightline.errors import StoreError, StoreLocked
+from sightline.stores.room import disk_full, is_full
 
 LOCK_NAME = ".sightline.lock"
 # What systems say of a lock that somebody has; anything else is a file system that can't lock.
@@ -58,9 +59,7 @@ class FileLock:
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _try_lock(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            os.write(descriptor, json.dumps(_own_name()).encode())
+            _write_name(descriptor)
         except _HELD:
             os.close(descriptor)
             return False
@@ -112,6 +111,17 @@ def _named_in(path: Path) -> str:
     return "another store object of this process" if is_us else f"process {pid} on {host}"
 
 
+def _write_name(descriptor: int) -> None:
+    """Say who holds the file. On a full disk nobody can; the lock holds without it, and who reads needs no more."""
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        os.write(descriptor, json.dumps(_own_name()).encode())
+    except OSError as error:
+        if not is_full(error):
+            raise
+
+
 def _own_name() -> dict[str, int | str]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
 
@@ -120,6 +130,7 @@ class DirectoryLock:
     """The only writer of a directory that exists. Taking or releasing it twice is fine."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._lock = FileLock(directory / LOCK_NAME)
 
     @property
@@ -132,6 +143,8 @@ class DirectoryLock:
         try:
             taken = self._lock.try_acquire()
         except OSError as error:
+            if is_full(error):
+                raise disk_full(url, self._directory) from error
             raise StoreError(
                 f"{url} can't be locked: {error}. The directory must be writable, on a file system that has locks."
             ) from error

@@ -21,6 +21,7 @@ from sightline.stores.qdrant_errors import (
     named_errors,
     without_client_warnings,
 )
+from sightline.stores.room import disk_full, is_full
 
 _log = logging.getLogger(__name__)
 MARK_NAME = "sightline-qdrant.json"
@@ -178,6 +179,8 @@ def write_mark_file(directory: Path, url: str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, directory / MARK_NAME)
     except OSError as error:
+        if is_full(error):
+            raise disk_full(url, directory) from error
         raise StoreError(f"The directory of {url} can't be written: {error}. Give a writable directory.") from error
 
 

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # its stubs are a package of their own
@@ -19,6 +20,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from sightline.errors import StoreError, StoreUnreachable
 from sightline.stores.checks import collection_not_found
+from sightline.stores.room import disk_full, is_full
 
 API_KEY_VARIABLE = "QDRANT_API_KEY"
 _TRANSIENT_HTTP = {408, 429, *range(500, 600)} - {507}  # 507: a quota is used up, which waiting doesn't mend
@@ -99,6 +101,8 @@ def named_errors(url: str, where: str, *, unreachable: bool = False) -> Iterator
         yield
     except _CLIENT_ERRORS as error:
         status, said = status_of(error), said_by(error)
+        if status is None and is_full(error):
+            raise disk_full(url, Path(where)) from error
         if status in REFUSED:
             held = "was refused" if os.environ.get(API_KEY_VARIABLE) else "is missing"
             raise StoreUnreachable(

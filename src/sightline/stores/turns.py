@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sightline.errors import StoreError, StoreLocked
 from sightline.stores.locks import FileLock
+from sightline.stores.room import disk_full, is_full
 
 # A request that nobody has renewed for so long is of a process that is gone.
 _STALE_S = 1.0
@@ -74,6 +75,8 @@ class Turn:
         try:
             return self._lock.try_acquire()
         except OSError as error:
+            if is_full(error):
+                raise disk_full(self._url, self._wanted.parent) from error
             raise StoreError(
                 f"{self._url} can't be opened: {error}. Its directory must be writable, for readers too: they lock what they"
                 " read. Make it so, or copy it to where it is."

@@ -28,7 +28,10 @@ class Faults(grpc.ServerInterceptor):
         self.key = key
         self.calls: Counter[str] = Counter()
         self.failing: dict[str, list[grpc.StatusCode]] = {}
+        self.says = "not now"
         self.losing: list[str] = []  # methods whose next answer gets lost, after the work was done
+        # What else a method meets: a code instead of the work, or "lost" after it.
+        self.choose: Callable[[str], grpc.StatusCode | str | None] = lambda _method: None
 
     def intercept_service(self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails) -> Any:
         method = details.method.rpartition("/")[2]
@@ -37,9 +40,12 @@ class Faults(grpc.ServerInterceptor):
         if self.key and method != "HealthCheck" and keys != [self.key]:
             return _failing(grpc.StatusCode.UNAUTHENTICATED, "Must provide an API key")
         if self.failing.get(method):
-            return _failing(self.failing[method].pop(0), "not now")
-        if method in self.losing:
-            self.losing.remove(method)
+            return _failing(self.failing[method].pop(0), self.says)
+        met = self.choose(method)
+        if isinstance(met, grpc.StatusCode):
+            return _failing(met, self.says)
+        if met == "lost" or method in self.losing:
+            self.losing = [one for one in self.losing if one != method]
             return _losing(continuation(details))
         return continuation(details)
 
@@ -224,10 +230,11 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
 class RunningServer:
     """The stand-in on a port of this machine."""
 
-    def __init__(self, *, key: str | None = None, version: str = "1.19.0") -> None:
+    def __init__(self, *, key: str | None = None, version: str = "1.19.0", largest_bytes: int = 2**22) -> None:
         self.faults = Faults(key)
         self.stand_in = StandIn(version)
-        self._server = grpc.server(ThreadPoolExecutor(8), interceptors=[self.faults])
+        options = [("grpc.max_receive_message_length", largest_bytes)]
+        self._server = grpc.server(ThreadPoolExecutor(8), interceptors=[self.faults], options=options)
         proto.add_QdrantServicer_to_server(self.stand_in, self._server)
         proto.add_CollectionsServicer_to_server(self.stand_in, self._server)
         proto.add_PointsServicer_to_server(self.stand_in, self._server)

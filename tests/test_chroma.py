@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import chromadb
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from chromadb.api.models.Collection import Collection
 
+from clocks import Clock
 from servers import ChromaServer, free_port
 from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreUnreachable, UsageError
 from sightline.stores import chroma, chroma_server, open_store, retries
@@ -491,10 +493,11 @@ class TestServer:
     def test_requests_are_bounded(self, opened, server):
         """By the number of points and by bytes; one that is larger than a request goes alone."""
         store = opened(server.url())
-        batches = store._database.batches([10] * 2500 + [5_000_000, 5_000_000, 9_000_000, 1])
+        database = store._database
+        batches = database.requests.cut([10] * 2500 + [5_000_000, 5_000_000, 9_000_000, 1], database.most_points())
         sizes = [rows.stop - rows.start for rows in batches]
         assert sizes == [1000, 1000, 501, 1, 1, 1]
-        assert store._database.batches([]) == []
+        assert database.requests.cut([], 1000) == []
 
     def test_a_point_beyond_the_servers_limit_is_named(self, opened, server):
         """A text of 42 MB is refused by the server, and that is what the message says."""
@@ -577,12 +580,21 @@ def like_chroma(path):
     return 404, '{"error": "NotFoundError", "message": "no such collection"}'
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Retries wait for nothing."""
+    clock = Clock()
+    monkeypatch.setattr(chroma_server, "retrying", partial(retries.retrying, sleep=clock.sleep, clock=clock))
+    return clock
+
+
 class TestAnswers:
-    def test_no_server_is_said_at_once(self, opened):
-        """Nothing listens there: host, port and what to check are named."""
+    def test_no_server_is_said_soon(self, opened, clock):
+        """Nothing listens there: host, port and what to check are named, after about two seconds."""
         port = free_port()
         with pytest.raises(StoreUnreachable, match=rf"127\.0\.0\.1:{port} doesn't answer.*chroma run"):
             opened(f"chroma+http://127.0.0.1:{port}/handbook").exists()
+        assert 2 <= clock() <= 4
 
     @pytest.mark.parametrize("status", [401, 403])
     def test_a_wrong_key_is_said_without_showing_it(self, opened, fake, monkeypatch, status):
@@ -608,9 +620,8 @@ class TestAnswers:
             opened(fake(lambda path: (status, body)).url()).exists()
 
     @pytest.mark.parametrize("status", [429, 500, 503])
-    def test_a_busy_server_is_asked_again(self, opened, fake, caplog, monkeypatch, status):
+    def test_a_busy_server_is_asked_again(self, opened, fake, caplog, clock, status):
         """Two refusals are waited for, each with a warning."""
-        monkeypatch.setattr(retries, "_FIRST_WAIT_S", 0.001)
         refusals = iter([(status, "later"), (status, "later")])
         server = fake(lambda path: like_chroma(path) if "collections" not in path else next(refusals, like_chroma(path)))
         assert opened(server.url()).exists() is False
@@ -624,7 +635,7 @@ class TestAnswers:
             opened(server.url()).exists()
         assert len([path for path, _ in server.requests if "collections" in path]) == 1
 
-    def test_a_server_that_hangs_is_not_waited_for_without_end(self, opened, fake, monkeypatch):
+    def test_a_server_that_hangs_is_not_waited_for_without_end(self, opened, fake, monkeypatch, clock):
         """Every request has a limit, which Chroma's own client lacks."""
         monkeypatch.setattr(chroma_server, "_TIMEOUT", httpx.Timeout(0.05))
         hang = threading.Event()

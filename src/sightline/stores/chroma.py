@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -66,6 +67,7 @@ from sightline.stores.payload import (
     text_digest,
     to_flat,
 )
+from sightline.stores.requests import Requests
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 
 try:
@@ -92,6 +94,7 @@ _RECORDS_PER_PAGE = 5000
 # A server sends vectors as decimal text, about 12 bytes a number.
 _VECTORS_PER_PAGE = 500
 _DIGESTS_PER_REQUEST = 512
+_BYTES_PER_ID = 40
 _BYTES_PER_NUMBER = 6  # of a vector on its way to a server: base64, with some room
 # How many candidates are scored by cosine where Chroma orders them by something else.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
@@ -235,8 +238,10 @@ class ChromaStore:
         if any(point.head is not None for point in plain):
             self._database.check()
         flat = [to_flat(point) for point in plain]
-        sizes = [len(point.text.encode()) + len(json.dumps(keys)) for point, keys in zip(plain, flat, strict=True)]
-        for rows in self._database.batches([size + _BYTES_PER_NUMBER * array.shape[1] for size in sizes]):
+        vector = _BYTES_PER_NUMBER * array.shape[1]
+        sizes = [len(point.text.encode()) + len(json.dumps(keys)) + vector for point, keys in zip(plain, flat, strict=True)]
+
+        def send(rows: slice) -> None:
             ids = [point.id for point in plain[rows]]
             old = self._metadata_of(collection, ids)
             self._request("upsert", partial(
@@ -247,6 +252,8 @@ class ChromaStore:
                 metadatas=[_replacing(old.get(one, {}), keys) for one, keys in zip(ids, flat[rows], strict=True)],
             ))  # fmt: skip
 
+        self._database.write(sizes, send, lambda row: _name_of(plain[row]))
+
     def update(self, points: Sequence[Point]) -> None:
         """Replace everything but the vector and the text of existing points."""
         collection = self._writable()
@@ -254,12 +261,15 @@ class ChromaStore:
         if any(point.head is not None for point in plain):
             self._database.check()
         flat = [to_flat(point) for point in plain]
-        for rows in self._database.batches([len(json.dumps(keys)) for keys in flat]):
+
+        def send(rows: slice) -> None:
             old = self._metadata_of(collection, [point.id for point in plain[rows]])
             new = {point.id: keys for point, keys in zip(plain[rows], flat[rows], strict=True) if point.id in old}
             if new:
                 changed = [_replacing(old[one], keys) for one, keys in new.items()]
                 self._request("update", partial(collection.update, ids=list(new), metadatas=changed))
+
+        self._database.write([len(json.dumps(keys)) for keys in flat], send, lambda row: _name_of(plain[row]))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points of ours; ids that aren't there are fine."""
@@ -267,13 +277,16 @@ class ChromaStore:
         known = checked_ids(ids)
         if known:
             self._database.check()
-        for start in range(0, len(known), _RECORDS_PER_PAGE):
+
+        def send(batch: list[str]) -> None:
             # Chroma takes seconds for ids and `where` together.
-            old = self._metadata_of(collection, known[start : start + _RECORDS_PER_PAGE])
+            old = self._metadata_of(collection, batch)
             ours = [one for one, flat in old.items() if is_ours(flat)]
             if ours:
                 with self._database.rows:
                     self._request("delete", partial(collection.delete, ids=ours))
+
+        self._database.by_ids(known, _RECORDS_PER_PAGE, send)
 
     def heads(self) -> Iterator[Head]:
         """The heads of all documents, all read at once."""
@@ -314,10 +327,12 @@ class ChromaStore:
 
     def records_of(self, ids: Sequence[str]) -> list[Record]:
         """Points with their vectors by their ids."""
-        collection, wanted, found = self._existing(), list(dict.fromkeys(ids)), []
-        for start in range(0, len(wanted), _VECTORS_PER_PAGE):
-            batch = wanted[start : start + _VECTORS_PER_PAGE]
-            found += _records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE)))
+        collection, found = self._existing(), list[Record]()
+
+        def read(batch: list[str]) -> None:
+            found.extend(_records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE))))
+
+        self._database.by_ids(list(dict.fromkeys(ids)), _VECTORS_PER_PAGE, read)
         return found
 
     def search(
@@ -501,11 +516,13 @@ class ChromaStore:
 
     def _vectors(self, collection: Any, ids: list[str]) -> dict[str, FloatArray]:
         found: dict[str, FloatArray] = {}
-        for start in range(0, len(ids), _VECTORS_PER_PAGE):
-            batch = ids[start : start + _VECTORS_PER_PAGE]
+
+        def read(batch: list[str]) -> None:
             page = self._request("read", partial(collection.get, ids=batch, include=["embeddings"]))
             # They come in the order of insertion, not as asked, and as float64.
             found.update(zip(page["ids"], np.asarray(page["embeddings"], dtype=np.float32), strict=True))
+
+        self._database.by_ids(ids, _VECTORS_PER_PAGE, read)
         return found
 
     def _records(self, collection: Any, limit: int | None, clause: dict[str, Any] | None) -> Iterator[Record]:
@@ -540,18 +557,21 @@ class ChromaStore:
 
     def _points(self, collection: Any, ids: list[str]) -> dict[str, Point]:
         points: dict[str, Point] = {}
-        for start in range(0, len(ids), _RECORDS_PER_PAGE):
-            batch = ids[start : start + _RECORDS_PER_PAGE]
+
+        def read(batch: list[str]) -> None:
             page = self._request("read", partial(collection.get, ids=batch, include=["documents", "metadatas"]))
-            points |= _points_of(page["ids"], page["documents"], page["metadatas"])
+            points.update(_points_of(page["ids"], page["documents"], page["metadatas"]))
+
+        self._database.by_ids(ids, _RECORDS_PER_PAGE, read)
         return points
 
 
 class Database(ABC):
     """What the stores of one URL share: the connection, the right to write, and names for Chroma's errors."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, most_bytes: float = math.inf) -> None:
         self.url = url
+        self.requests = Requests(url, most_bytes)
         self.guard = threading.RLock()
         self.rows = threading.RLock()  # deletions and readings of several pages exclude each other
         self.is_writer = False
@@ -584,8 +604,19 @@ class Database(ABC):
         """Free all of it. Closing twice is fine."""
 
     @abstractmethod
-    def batches(self, sizes: Sequence[int]) -> list[slice]:
-        """How points of these sizes in bytes are split into requests."""
+    def most_points(self) -> int:
+        """How many points go into one write."""
+
+    def write(self, sizes: Sequence[int], send: Callable[[slice], None], name: Callable[[int], str]) -> None:
+        """Write rows of these sizes in bytes, in as many requests as it takes; `name` names a row."""
+        for rows in self.requests.cut(sizes, self.most_points()) if sizes else ():
+            self.requests.send(rows, sizes, send, name)
+
+    def by_ids(self, ids: Sequence[str], most: int, send: Callable[[list[str]], None]) -> None:
+        """Read or remove by ids, at most so many at a time."""
+        sizes = [_BYTES_PER_ID] * len(ids)
+        for rows in self.requests.cut(sizes, most):
+            self.requests.send(rows, sizes, lambda some: send(list(ids[some])), lambda row: f"the id {ids[row]}")
 
     def call(self, what: str, request: Callable[[], T]) -> T:
         """One request, with Chroma's errors named."""
@@ -627,6 +658,8 @@ class Database(ABC):
         """How many points Chroma takes in one write."""
         if self._max_batch is None:
             self._max_batch = int(self.call("limits", self.connected().get_max_batch_size))
+        if self._max_batch < 1:
+            raise StoreError(f"Chroma says that it takes {self._max_batch} points a write on {self.url}; it must take one.")
         return self._max_batch
 
     @contextmanager
@@ -704,10 +737,9 @@ class _Directory(Database):
             finally:
                 self._unlock()
 
-    def batches(self, sizes: Sequence[int]) -> list[slice]:
-        """By count only: nothing is sent anywhere."""
-        size = self.max_batch()
-        return [slice(start, start + size) for start in range(0, len(sizes), size)]
+    def most_points(self) -> int:
+        """What Chroma takes: nothing is sent anywhere."""
+        return self.max_batch()
 
     def _connect(self) -> None:
         if not self._is_open() or self._directory not in _OPENED:
@@ -774,6 +806,10 @@ def _space(collection: Any) -> str:
 def _replacing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The new metadata with None for every key that the old one has beyond it: Chroma merges, and None removes."""
     return {**dict.fromkeys(old), **new}
+
+
+def _name_of(point: Point) -> str:
+    return f"the point {point.id} of {point.source!r}"
 
 
 def _points_of(ids: Sequence[str], documents: Sequence[Any], metadatas: Sequence[Any]) -> dict[str, Point]:

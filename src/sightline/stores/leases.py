@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sightline.errors import StoreLocked
+from sightline.patience import at_most
 
 HEARTBEAT_S = 20.0
 STALE_S = 300.0
+# Who closes has done what he could: the lease runs out, or is taken over, where the server is away just then.
+PARTING_S = 10.0
 
 _log = logging.getLogger(__name__)
 # Runs of this process. A restarted container often has the process id of the one before it, and that one is dead.
@@ -151,6 +154,10 @@ class Lease:
             raise StoreLocked(self._held_by(self._table.read() or {}))
 
     def _beat(self) -> None:
+        with at_most(0):  # the next beat is the next attempt; whoever needs the guard meanwhile has patience of his own
+            self._beat_on()
+
+    def _beat_on(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
             try:
                 with self._guard:

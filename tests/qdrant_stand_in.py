@@ -80,6 +80,8 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
         self.indexed: list[tuple[str, str]] = []
         self.statuses: list[int] = []  # what the next writes answer, instead of "completed"
         self.largest_request = 0
+        self.strict: dict[str, Any] = {}  # the strict mode of all collections, told but not enforced
+        self.largest: dict[str, int] = {}  # how much was asked for at once: points, records, values of a condition
 
     def HealthCheck(self, request: Any, context: Any) -> Any:
         return proto.HealthCheckReply(title="stand-in", version=self.version)
@@ -105,6 +107,7 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
 
     def Delete(self, request: Any, context: Any) -> Any:
         if isinstance(request, proto.DeletePoints):
+            self._note_values(request.points.filter)
             with self.answering(context):
                 selector = GrpcToRest.convert_points_selector(request.points)
                 self.client.delete(request.collection_name, selector)
@@ -128,6 +131,8 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
             info.config.optimizer_config.indexing_threshold = self.thresholds.get(request.collection_name, NEVER_SET_KB)
             if physical in self.quantized:
                 info.config.quantization_config.CopyFrom(self.quantized[physical])
+            if self.strict:
+                info.config.strict_mode_config.CopyFrom(proto.StrictModeConfig(**self.strict))
         return proto.GetCollectionInfoResponse(result=info)
 
     def List(self, request: Any, context: Any) -> Any:
@@ -147,6 +152,7 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
 
     def Upsert(self, request: Any, context: Any) -> Any:
         self.largest_request = max(self.largest_request, request.ByteSize())
+        self._note("Upsert", len(request.points))
         with self.answering(context):
             self.client.upsert(request.collection_name, [GrpcToRest.convert_point_struct(one) for one in request.points])
         return self.done()
@@ -181,6 +187,8 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
         return self.done()
 
     def Scroll(self, request: Any, context: Any) -> Any:
+        self._note("Scroll", request.limit)
+        self._note_values(request.filter)
         with self.answering(context):
             records, offset = self.client.scroll(
                 request.collection_name,
@@ -211,6 +219,13 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
     def Count(self, request: Any, context: Any) -> Any:
         with self.answering(context):
             return proto.CountResponse(result=proto.CountResult(count=self.client.count(request.collection_name).count))
+
+    def _note(self, what: str, count: int) -> None:
+        self.largest[what] = max(self.largest.get(what, 0), count)
+
+    def _note_values(self, where: Any) -> None:
+        for one in where.must:
+            self._note("values", max(len(one.has_id.has_id), len(one.field.match.keywords.strings)))
 
     def done(self) -> Any:
         status = self.statuses.pop(0) if self.statuses else proto.UpdateStatus.Completed

@@ -44,7 +44,10 @@ Rewrite = Callable[[str, bytes, int, bytes], tuple[int, bytes]]
 
 
 class Chance:
-    """Draws faults at random, from a seed, but never more than so many in a row for the same request."""
+    """Draws faults at random, from a seed, but never more than so many in a row for the same request.
+
+    The first contact, which has two seconds of patience, meets one at a time.
+    """
 
     def __init__(self, seed: int, rate: float, in_a_row: int = 3) -> None:
         self._random = random.Random(seed)
@@ -54,8 +57,9 @@ class Chance:
 
     def __call__(self, method: str, path: str) -> Fault | None:
         key = (method, path)
+        most = self._most if "/collections" in path else 1
         with self._lock:
-            if self._random.random() >= self._rate or self._row[key] == self._most:
+            if self._random.random() >= self._rate or self._row[key] == most:
                 self._row[key] = 0
                 return None
             self._row[key] += 1
@@ -256,11 +260,12 @@ class TcpProxy:
 
     Args:
         upstream: Port of the server.
+        host: Its host.
         lives: How many bytes the next connection may carry, in both directions together.
     """
 
-    def __init__(self, upstream: int, lives: Callable[[], float] = lambda: float("inf")) -> None:
-        self.upstream = upstream
+    def __init__(self, upstream: int, *, host: str = "127.0.0.1", lives: Callable[[], float] = lambda: float("inf")) -> None:
+        self.upstream = (host, upstream)
         self.lives = lives
         self.resets = 0
         self._connections: set[socket.socket] = set()
@@ -296,7 +301,7 @@ class TcpProxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection(("127.0.0.1", self.upstream))
+                server = socket.create_connection(self.upstream)
             except OSError:
                 _reset(client)
                 continue

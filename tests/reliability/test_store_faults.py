@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -19,11 +18,11 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from fault_proxy import Chance, Fault, FaultProxy, TcpProxy
+from lives import State, live
 
 from attacks import Attack
 from clocks import Clock
-from fault_proxy import Chance, Fault, FaultProxy, TcpProxy
-from lives import State, live
 from qdrant_stand_in import RunningServer
 from servers import ChromaServer
 from sightline import index
@@ -184,3 +183,420 @@ def test_a_life_with_minutes_of_absence(
     with attack("Chroma server: away for 60 s, by a clock that doesn't wait"):
         survive(proxy, chroma, tmp_path / "kb", peace)
         assert len(absences) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [5, 60])
+def test_a_life_with_a_real_absence(
+    proxied: Callable[..., FaultProxy], chroma: ChromaServer, peace: list[State], hasty_leases: None, tmp_path: Path,
+    attack: Attack, seconds: int, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Nobody answers for so long, and the run goes on where it was; the lease is kept."""
+
+    def choose(method: str, path: str) -> Fault | None:
+        with lock:
+            if path.endswith("/upsert") and not gone:
+                gone.append(time.monotonic())
+                threading.Thread(target=proxy.leave_for, args=(float(seconds),)).start()
+                return Fault.LOST
+        return None
+
+    gone: list[float] = []
+    lock = threading.Lock()
+    proxy = proxied(choose)
+    with attack(f"Chroma server: away for {seconds} s"):
+        survive(proxy, chroma, tmp_path / "kb", peace)
+        assert time.monotonic() - gone[0] >= seconds
+        assert "was not renewed, trying again" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_qdrant_life_of_random_faults(stand_in: RunningServer, clock: Clock, tmp_path: Path, attack: Attack, seed: int) -> None:
+    """As on Chroma, over gRPC to a stand-in: a third of the requests is refused or loses its answer."""
+    with attack("Qdrant's gRPC (stand-in): a third of the requests fails, at random"):
+        live_on_qdrant(stand_in, tmp_path, seed, documents=24)
+
+
+def test_a_short_qdrant_life_of_random_faults(stand_in: RunningServer, clock: Clock, tmp_path: Path, attack: Attack) -> None:
+    """The same with a few documents."""
+    with attack("Qdrant's gRPC (stand-in): a third of the requests fails, at random"):
+        live_on_qdrant(stand_in, tmp_path, 1, documents=4)
+
+
+_TRANSIENT = [
+    grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, "lost",
+]  # fmt: skip
+
+
+def live_on_qdrant(server: RunningServer, folder: Path, seed: int, *, documents: int) -> None:
+    chance, lock, row = random.Random(seed), threading.Lock(), Counter[str]()
+
+    def choose(method: str) -> Any:
+        with lock:
+            if method == "HealthCheck" or chance.random() > 0.33 or row[method] == 3:
+                row[method] = 0
+                return None
+            row[method] += 1
+            met.append(method)
+            return chance.choice(_TRANSIENT)
+
+    met: list[str] = []
+    peace = list(live(folder / "peace" / "kb", server.url("peace"), documents=documents))
+    server.faults.choose = choose
+    for state, peaceful in zip(live(folder / "war" / "kb", server.url("war"), documents=documents), peace, strict=True):
+        state.check(peaceful)
+    server.faults.choose = lambda _method: None
+    assert len(met) > 30
+    left = [one.name for one in server.stand_in.client.get_collections().collections if one.name.startswith("war")]
+    assert len([name for name in left if not name.endswith(".writer")]) == 1
+
+
+@pytest.mark.slow
+def test_a_qdrant_life_with_minutes_of_absence(stand_in: RunningServer, clock: Clock, tmp_path: Path, attack: Attack) -> None:
+    """UNAVAILABLE for a minute, again and again, by a clock that doesn't wait."""
+    chance, lock, back = random.Random(3), threading.Lock(), [0.0]
+
+    def choose(method: str) -> Any:
+        with lock:
+            if chance.random() < 0.03 and clock() > back[0]:
+                back[0] = clock() + 60
+                absences.append(method)
+        return grpc.StatusCode.UNAVAILABLE if clock() < back[0] and method != "HealthCheck" else None
+
+    absences: list[str] = []
+    peace = list(live(tmp_path / "peace" / "kb", stand_in.url("peace")))
+    stand_in.faults.choose = choose
+    with attack("Qdrant's gRPC (stand-in): away for 60 s, by a clock that doesn't wait"):
+        for state, peaceful in zip(live(tmp_path / "war" / "kb", stand_in.url("war")), peace, strict=True):
+            state.check(peaceful)
+        assert len(absences) >= 5
+
+
+@pytest.fixture
+def qdrant_url(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
+    """Collections on the real Qdrant server of QDRANT_URL, or else on the stand-in."""
+    if "QDRANT_URL" not in os.environ:
+        server = request.getfixturevalue("stand_in")
+        yield server.url
+        return
+    base = os.environ["QDRANT_URL"].rstrip("/")
+    prefix = f"sightline-test-{uuid.uuid4().hex[:8]}-"
+    yield lambda name: f"{base}/{prefix}{name}"
+    store = open_store(f"{base}/{prefix}")
+    client = store._database._connected()
+    for one in client.get_collections().collections:
+        if one.name.startswith(prefix):
+            client.delete_collection(one.name)
+    store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["resets", "absence"])
+def test_a_qdrant_life_on_a_broken_line(
+    qdrant_url: Callable[[str], str], hasty_leases: None, tmp_path: Path, attack: Attack, way: str
+) -> None:
+    """Connections are reset after some kilobytes, or nobody listens for some seconds, in the middle of whatever is on its way."""
+    host, _, rest = qdrant_url("war").removeprefix("qdrant://").partition(":")
+    port, _, name = rest.partition("/")
+    chance = random.Random(4)
+    proxy = TcpProxy(int(port), host=host, lives=lambda: chance.randint(20_000, 150_000) if way == "resets" else float("inf"))
+
+    def leave() -> None:
+        proxy.leave()
+        time.sleep(4)
+        proxy.come_back()
+
+    peace = list(live(tmp_path / "peace" / "kb", qdrant_url("peace")))
+    if way == "absence":
+        threading.Timer(0.5, leave).start()
+    told = f"http2 connections {'reset after some kB' if way == 'resets' else 'refused for 4 s'}"
+    with attack(f"Qdrant's gRPC ({'server' if 'QDRANT_URL' in os.environ else 'stand-in'}): {told}"):
+        lived = live(tmp_path / "war" / "kb", f"qdrant://127.0.0.1:{proxy.port}/{name}", seen_at=qdrant_url("war"))
+        for state, peaceful in zip(lived, peace, strict=True):
+            state.check(peaceful)
+        assert proxy.resets > (3 if way == "resets" else -1)
+    proxy.leave()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("QDRANT_URL" not in os.environ, reason="QDRANT_URL names no Qdrant server, e.g. qdrant://localhost:6334")
+def test_a_qdrant_life_of_random_faults_over_rest(
+    qdrant_url: Callable[[str], str], clock: Clock, tmp_path: Path, attack: Attack
+) -> None:
+    """The same over HTTP: nobody speaks gRPC beside the proxy, so the store falls back to REST."""
+    rest = qdrant_url("war").removeprefix("qdrant://").partition(":")[2]
+    port, _, name = rest.partition("/")
+    proxy = FaultProxy(int(port) - 1 if port != "6333" else 6333, Chance(2, 0.25))
+    peace = list(live(tmp_path / "peace" / "kb", qdrant_url("peace")))
+    with attack("Qdrant's REST: a quarter of the requests fails, at random"):
+        url = f"qdrant://127.0.0.1:{proxy.port + 1}/{name}"
+        for state, peaceful in zip(live(tmp_path / "war" / "kb", url, seen_at=qdrant_url("war")), peace, strict=True):
+            state.check(peaceful)
+    proxy.stop()
+
+
+# The lease, and giving up
+
+
+@pytest.mark.slow
+def test_a_lease_outlives_an_absence(proxied: Callable[..., FaultProxy], chroma: ChromaServer, hasty_leases: None) -> None:
+    """Heartbeats that reach nobody are made again, and the lease is renewed when the server is back."""
+    proxy = proxied()
+    name = f"c{uuid.uuid4().hex[:12]}"
+    store = open_store(proxy.url(name))
+    store.create(VectorLayout(8), CONTRACT)
+    proxy.leave()
+    time.sleep(0.2)
+    proxy.come_back()
+    back = time.time()
+    deadline = time.monotonic() + 10
+    while (store._database._lease._table.read() or {})["at"] < back and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert store._database._lease._table.read()["at"] >= back
+    store.write_mark({"still": "ours"})
+    store.close()
+
+
+@pytest.mark.slow
+def test_who_gives_up_closes_soon(
+    proxied: Callable[..., FaultProxy], clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After four minutes without an answer the run ends with the cause and what to do, and leaves without another four."""
+
+    def choose(method: str, path: str) -> Fault | None:
+        if path.endswith("/upsert"):
+            proxy.is_away = True
+        return None
+
+    proxy = proxied(choose)
+    (tmp_path / "a.md").write_text("The lamp is lit at dusk.", encoding="utf-8")
+    with pytest.raises(StoreUnreachable, match=rf"127\.0\.0\.1:{proxy.port} stopped answering.*same command again"):
+        index([tmp_path], into=proxy.url(f"c{uuid.uuid4().hex[:12]}"), model=HashEmbedder())
+    assert 240 <= clock() <= 240 + 30 + 10 + 30
+    assert "stays until it is taken over" in caplog.text
+
+
+# What stays wrong stops at once
+
+
+def chroma_says(status: int, error: str) -> Callable[..., tuple[int, bytes]]:
+    """Answers to writes that a real server seldom gives."""
+
+    def rewrite(path: str, _body: bytes, known: int, answer: bytes) -> tuple[int, bytes]:
+        said = json.dumps({"error": error, "message": "said so"}).encode()
+        return (status, said) if path.endswith("/upsert") else (known, answer)
+
+    return rewrite
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "error", "kind", "says"),
+    [
+        (400, "InvalidArgumentError", StoreError, "said so"),
+        (401, "AuthError", StoreUnreachable, r"CHROMA_API_KEY is not set.*HTTP 401.*export CHROMA_API_KEY="),
+        (403, "ForbiddenError", StoreUnreachable, r"CHROMA_API_KEY is not set.*HTTP 403.*export CHROMA_API_KEY="),
+        (404, "NotFoundError", CollectionNotFound, "sightline index PATH --into"),
+        (409, "UniqueConstraintError", StoreError, "said so"),
+        (413, "Length limit exceeded", StoreError, r"'docs/a\.md' has about [\d,]+ bytes.*too large.*--chunk-tokens"),
+        (422, "Unprocessable", StoreError, "said so"),
+        (501, "NotImplemented", StoreError, "HTTP 501.*said so"),
+        (507, "Full", StoreError, "HTTP 507.*said so"),
+    ],
+)
+def test_a_permanent_answer_of_chroma_is_asked_for_once(
+    proxied: Callable[..., FaultProxy], clock: Clock, attack: Attack, status: int, error: str, kind: type[Exception], says: str
+) -> None:
+    """One request, no wait, and the cause."""
+    proxy = proxied(rewrite=chroma_says(status, error))
+    store = open_store(proxy.url(f"c{uuid.uuid4().hex[:12]}"))
+    store.create(VectorLayout(8), CONTRACT)
+    with attack("Chroma server: an error that stays"), pytest.raises(kind, match=says):
+        store.upsert(make_points(1), make_vectors(1))
+    assert (len([path for _, path, _ in proxy.asked if path.endswith("/upsert")]), clock.waits) == (1, [])
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_wrong_dimension_is_said_at_once(proxied: Callable[..., FaultProxy], clock: Clock, attack: Attack) -> None:
+    """By us before anything is sent, and by the server where its collection is of another length than the contract says."""
+    proxy = proxied()
+    store = open_store(proxy.url(f"c{uuid.uuid4().hex[:12]}"))
+    store.create(VectorLayout(8), CONTRACT)
+    with attack("Chroma server: a wrong dimension"), pytest.raises(DimensionError, match=r"4 dimensions.*takes 8"):
+        store.upsert(make_points(1), make_vectors(1, 4))
+    store._existing().upsert(ids=["other"], embeddings=make_vectors(1, 4), documents=["of another program"])
+    before = len(proxy.asked)
+    with attack("Chroma server: a wrong dimension"), pytest.raises(StoreError, match=r"dimension of 4, got 8"):
+        store.upsert(make_points(1), make_vectors(1))
+    assert len([path for _, path, _ in proxy.asked[before:] if path.endswith("/upsert")]) == 1
+    assert clock.waits == []
+    store.close()
+
+
+MINUTES, SECONDS, NEVER = (240, 270), (20, 50), (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "patience", "kind", "says"),
+    [
+        ("CANCELLED", SECONDS, StoreError, "said so"),
+        ("UNKNOWN", SECONDS, StoreError, "said so"),
+        ("INVALID_ARGUMENT", NEVER, StoreError, "said so"),
+        ("DEADLINE_EXCEEDED", MINUTES, StoreUnreachable, r"stopped answering.*same command again"),
+        ("NOT_FOUND", NEVER, CollectionNotFound, "sightline index PATH --into"),
+        ("ALREADY_EXISTS", NEVER, StoreError, "said so"),
+        ("PERMISSION_DENIED", NEVER, StoreUnreachable, r"said so.*export QDRANT_API_KEY="),
+        ("RESOURCE_EXHAUSTED", MINUTES, StoreError, "said so"),
+        ("FAILED_PRECONDITION", NEVER, StoreError, "said so"),
+        ("ABORTED", SECONDS, StoreError, "said so"),
+        ("OUT_OF_RANGE", NEVER, StoreError, "said so"),
+        ("UNIMPLEMENTED", NEVER, StoreError, r"too old.*Upgrade"),
+        ("INTERNAL", SECONDS, StoreError, "said so"),
+        ("UNAVAILABLE", MINUTES, StoreUnreachable, r"stopped answering.*same command again"),
+        ("DATA_LOSS", NEVER, StoreError, "said so"),
+        ("UNAUTHENTICATED", NEVER, StoreUnreachable, r"said so.*export QDRANT_API_KEY="),
+    ],
+)
+def test_what_each_code_of_grpc_means(
+    stand_in: RunningServer, clock: Clock, attack: Attack, code: str, patience: tuple[int, int], kind: type[Exception], says: str
+) -> None:
+    """A server that is away is waited for for minutes, one that fails for seconds, and what stays is asked for once."""
+    store = open_store(stand_in.url())
+    store.create(VectorLayout(8), CONTRACT)
+    stand_in.faults.says = "said so"
+    stand_in.faults.choose = lambda method: grpc.StatusCode[code] if method == "Count" else None
+    with attack("Qdrant's gRPC (stand-in): each of the 16 codes"), pytest.raises(kind, match=says):
+        store.count()
+    assert patience[0] <= clock() <= patience[1]
+    assert (stand_in.faults.calls["Count"] == 1) == (patience == NEVER)
+    store.close()
+
+
+def test_the_table_of_codes_is_whole() -> None:
+    """All codes of gRPC but OK are in it."""
+    [table] = [mark.args[1] for mark in test_what_each_code_of_grpc_means.pytestmark]
+    assert {row[0] for row in table} == {code.name for code in grpc.StatusCode} - {"OK"}
+
+
+# Requests that are too large
+
+
+def sizes_of(proxy: FaultProxy, path: str) -> list[int]:
+    return [size for _, asked, size in proxy.asked if asked.endswith(path)]
+
+
+@pytest.mark.slow
+def test_chroma_is_sent_no_more_points_than_it_says(proxied: Callable[..., FaultProxy], attack: Attack) -> None:
+    """A server that promises 7 points a write gets 7."""
+    counts: list[int] = []
+
+    def rewrite(path: str, body: bytes, status: int, answer: bytes) -> tuple[int, bytes]:
+        if path.endswith("/pre-flight-checks"):
+            return status, json.dumps({**json.loads(answer), "max_batch_size": 7}).encode()
+        if path.endswith(("/upsert", "/update")):
+            counts.append(len(json.loads(body)["ids"]))
+        return status, answer
+
+    store = open_store(proxied(rewrite=rewrite).url(f"c{uuid.uuid4().hex[:12]}"))
+    store.create(VectorLayout(8), CONTRACT)
+    points = make_points(50)
+    with attack("Chroma server: it takes 7 points a request"):
+        store.upsert(points, make_vectors(50))
+        store.update(points)
+        assert store.count() == 50
+        assert (max(counts), len(counts)) == (7, 16)
+    store.close()
+
+
+@pytest.mark.slow
+def test_what_a_proxy_finds_too_large_is_halved(
+    proxied: Callable[..., FaultProxy], attack: Attack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A limit that nobody tells is found: writes, readings and deletions by ids go in smaller requests, and all arrive."""
+    proxy = proxied(largest=20_000)
+    store = open_store(proxy.url(f"c{uuid.uuid4().hex[:12]}"))
+    store.create(VectorLayout(8), CONTRACT)
+    points, vectors = make_points(600, text="text " * 100), make_vectors(600)
+    with attack("a proxy that takes 20 kB a request"), caplog.at_level(logging.WARNING):
+        store.upsert(points, vectors)
+        assert store.count() == 600
+        refused = len([size for size in sizes_of(proxy, "/upsert") if size > 20_000])
+        assert 1 <= refused <= 12
+        assert caplog.text.count("sent in halves") == refused + len([size for size in sizes_of(proxy, "/get") if size > 20_000])
+        assert len(store.records_of([point.id for point in points])) == 600
+        store.delete([point.id for point in points])
+        assert store.count() == 0
+    store.close()
+
+
+@pytest.mark.slow
+def test_a_document_that_is_too_large_is_named(proxied: Callable[..., FaultProxy], attack: Attack) -> None:
+    """The others beside it are written; what to do is said."""
+    store = open_store(proxied(largest=20_000).url(f"c{uuid.uuid4().hex[:12]}"))
+    store.create(VectorLayout(8), CONTRACT)
+    points = [*make_points(20), *make_points(1, "docs/huge.md", "x" * 30_000)]
+    with attack("a proxy that takes 20 kB a request"), pytest.raises(StoreError, match=r"'docs/huge\.md'.*413.*--chunk-tokens"):
+        store.upsert(points, make_vectors(21))
+    assert store.count() == 20
+    store.close()
+
+
+def test_what_grpc_finds_too_large_is_halved(attack: Attack, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """RESOURCE_EXHAUSTED because of its size is no rate limit: it isn't waited for, but sent in halves."""
+    server = RunningServer(largest_bytes=20_000)
+    store = open_store(server.url())
+    store.create(VectorLayout(8), CONTRACT)
+    points = make_points(200, text="text " * 100)
+    with attack("Qdrant's gRPC (stand-in): it takes 20 kB a request"), caplog.at_level(logging.WARNING):
+        store.upsert(points, make_vectors(200))
+        store.update(points)
+        assert (store.count(), clock.waits) == (200, [])
+        assert 1 <= caplog.text.count("sent in halves") <= 12
+        assert len(store.records_of([point.id for point in points])) == 200
+        store.delete([point.id for point in points])
+        assert store.count() == 0
+    with attack("Qdrant's gRPC (stand-in): it takes 20 kB a request"):
+        with pytest.raises(StoreError, match=r"'docs/huge\.md'.*larger than max.*--chunk-tokens"):
+            store.upsert(make_points(1, "docs/huge.md", "x" * 30_000), make_vectors(1))
+        assert clock.waits == []
+    store.close()
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max (5000000 vs. 4194304)"),
+        ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (5000000 vs. 4194304)"),
+        ("OUT_OF_RANGE", "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes"),
+        ("UNKNOWN", "Received http2 header with status: 413"),
+    ],
+)
+def test_all_ways_to_say_too_large_are_understood(stand_in: RunningServer, clock: Clock, code: str, says: str) -> None:
+    """Of gRPC in Python, Go and Rust, and of a proxy that speaks HTTP."""
+    store = open_store(stand_in.url())
+    store.create(VectorLayout(8), CONTRACT)
+    stand_in.faults.says = says
+    stand_in.faults.failing["Upsert"] = [grpc.StatusCode[code]]
+    store.upsert(make_points(10), make_vectors(10))
+    assert (store.count(), stand_in.faults.calls["Upsert"], clock.waits) == (10, 3, [])
+    store.close()
+
+
+def test_a_collections_own_limits_are_kept(stand_in: RunningServer, attack: Attack) -> None:
+    """Qdrant's strict mode says how many points, records and values it takes."""
+    store = open_store(stand_in.url())
+    stand_in.stand_in.strict = {"enabled": True, "upsert_max_batchsize": 30, "max_query_limit": 40, "condition_max_size": 25}
+    store.create(VectorLayout(8), CONTRACT)
+    points = make_points(200)
+    with attack("Qdrant's gRPC (stand-in): a collection in strict mode"):
+        store.upsert(points, make_vectors(200))
+        assert len(list(store.records())) == 200
+        assert len(store.vectors_of([point.text for point in points])) == 200
+        store.delete([point.id for point in points])
+        assert store.count() == 0
+        assert stand_in.stand_in.largest == {"Upsert": 30, "Scroll": 40, "values": 25}
+    store.close()

@@ -297,8 +297,10 @@ def _patience_for(error: BaseException) -> float:
 
 def _first_patience(error: BaseException) -> float:
     """As `_patience_for`, but quick to say that nobody is there; who says that he is busy is there."""
-    is_busy = isinstance(error, _Refusal) and error.status == httpx.codes.TOO_MANY_REQUESTS
-    return _patience_for(error) if is_busy else min(_patience_for(error), FIRST_S)
+    if not isinstance(error, _Refusal):
+        return min(_patience_for(error), FIRST_S)
+    is_busy = error.status == httpx.codes.TOO_MANY_REQUESTS
+    return http_patience(error.status) if is_busy else min(http_patience(error.status), FAILED_S)
 
 
 def _asked_wait(error: BaseException) -> float | None:

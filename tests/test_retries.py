@@ -71,17 +71,17 @@ def test_an_interrupt_is_raised_at_once(clock: Clock):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_an_outage_of_three_and_a_half_minutes_is_survived(clock: Clock, seed: int):
-    """However the waits fall: the last attempt is made after four minutes."""
+def test_an_outage_of_four_minutes_is_survived(clock: Clock, seed: int):
+    """However the waits fall: the last attempt is made when the four minutes are over."""
     random.seed(seed)
 
     def call() -> str:
-        if clock() < 210:
+        if clock() < 239.9:
             raise ConnectionError
         return "done"
 
     assert retrying(call, patience_for=patience_for, what="reading", sleep=clock.sleep, clock=clock) == "done"
-    assert clock() <= 240
+    assert clock() <= 240.1
 
 
 @pytest.mark.parametrize(("error", "patience"), [(ConnectionError(), AWAY_S), (RuntimeError(), FAILED_S)])
@@ -91,7 +91,7 @@ def test_patience_ends_and_the_last_error_is_raised_as_it_was(clock: Clock, erro
     with pytest.raises(type(error)) as raised:
         run(Flaky(error, for_ever=True), clock)
     assert raised.value is error
-    assert patience <= clock() <= patience + 30
+    assert clock() == pytest.approx(patience)
 
 
 def test_each_kind_of_error_has_patience_of_its_own(clock: Clock):
@@ -154,7 +154,7 @@ def test_a_caller_may_have_less_patience(clock: Clock):
     assert (call.calls, clock.waits) == (1, [])
     with at_most(5), pytest.raises(ConnectionError):
         run(call, clock)
-    assert 5 <= clock() <= 35
+    assert clock() == pytest.approx(5)
 
 
 def test_a_run_that_is_stopped_waits_no_longer():

@@ -629,7 +629,7 @@ class Database(ABC):
         if client is None:
             return None
         try:
-            return self.call("look-up", lambda: client.get_collection(name, embedding_function=None))
+            return self.call(f"look-up on {self.url}", lambda: client.get_collection(name, embedding_function=None))
         except CollectionNotFound:
             return None
 
@@ -637,7 +637,7 @@ class Database(ABC):
         """Make a collection with cosine distance; False when there is one of that name."""
         client = self.connected()
         try:
-            self.call("create", lambda: client.create_collection(
+            self.call(f"create on {self.url}", lambda: client.create_collection(
                 name, metadata=dict(metadata), configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
             ))  # fmt: skip
         except StoreError as error:
@@ -650,14 +650,14 @@ class Database(ABC):
         """Remove a collection; gone already is fine."""
         client = self.connected()
         try:
-            self.call("delete", lambda: client.delete_collection(name))
+            self.call(f"delete on {self.url}", lambda: client.delete_collection(name))
         except CollectionNotFound:
             _log.debug("the collection %s was gone already", name)
 
     def max_batch(self) -> int:
         """How many points Chroma takes in one write."""
         if self._max_batch is None:
-            self._max_batch = int(self.call("limits", self.connected().get_max_batch_size))
+            self._max_batch = int(self.call(f"limits of {self.url}", self.connected().get_max_batch_size))
         if self._max_batch < 1:
             raise StoreError(f"Chroma says that it takes {self._max_batch} points a write on {self.url}; it must take one.")
         return self._max_batch

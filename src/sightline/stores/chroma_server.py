@@ -22,7 +22,16 @@ from sightline.stores.checks import store_closed
 from sightline.stores.chroma import WRITER, Database
 from sightline.stores.leases import PARTING_S, Lease
 from sightline.stores.requests import RequestTooLarge
-from sightline.stores.retries import AWAY_S, FAILED_S, FIRST_S, PERMANENT, http_patience, retrying, seconds_asked
+from sightline.stores.retries import (
+    AWAY_S,
+    FAILED_S,
+    FIRST_S,
+    PERMANENT,
+    READING_S,
+    http_patience,
+    retrying,
+    seconds_asked,
+)
 
 _LEASE_KEY = "sightline_lease"
 # A server takes 40 MiB a request; smaller ones lose less when they are sent again. 10,000 points of 256 dimensions to a server on
@@ -52,7 +61,7 @@ class Server(Database):
                 client = _HttpClient(self._host, self._port, tls=self._tls, on_response=self._inspect)
                 try:
                     with self._named():
-                        _retrying("the first contact", client.heartbeat, _first_patience)
+                        _retrying(f"the first contact with {self._address()}", client.heartbeat, _first_patience)
                 except BaseException:
                     client.close()
                     raise
@@ -98,7 +107,7 @@ class Server(Database):
 
     def call(self, what: str, request: Callable[[], T]) -> T:
         """One request, again when the server was busy or gone for a while."""
-        with self._named():
+        with self._named(), at_most(AWAY_S if self.is_writer else READING_S):
             return _retrying(what, request, _patience_for)
 
     @contextmanager
@@ -107,7 +116,7 @@ class Server(Database):
             with super()._named():
                 yield
         except httpx.HTTPError as error:
-            raise self._unreachable(f"{type(error).__name__}: {error}") from error
+            raise self._unreachable(f"{type(error).__name__}: {error}".rstrip(".")) from error
         except _Refusal as refusal:
             if http_patience(refusal.status) == AWAY_S:
                 raise self._unreachable(str(refusal)) from refusal
@@ -252,13 +261,13 @@ class _WriterTable:
     def replace(self, record: Mapping[str, Any]) -> None:
         """Write into the collection that was seen last, whatever its name is now."""
         found = self._found
-        self._database.call("lease", lambda: found.modify(metadata={**record, _LEASE_KEY: 1}))
+        self._database.call(f"lease of {self._database.url}", lambda: found.modify(metadata={**record, _LEASE_KEY: 1}))
 
     def remove(self) -> None:
         """Remove the collection that was seen last: it is renamed first, because Chroma removes by name only."""
         found, away = self._found, f"sightline-{uuid.uuid4().hex}{WRITER}"
         try:
-            self._database.call("lease", lambda: found.modify(name=away))
+            self._database.call(f"lease of {self._database.url}", lambda: found.modify(name=away))
         except CollectionNotFound:
             return  # somebody else removed it, so the name may be theirs by now
         self._database.delete(away)

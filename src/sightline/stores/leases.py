@@ -27,7 +27,7 @@ from sightline.patience import at_most
 HEARTBEAT_S = 20.0
 STALE_S = 300.0
 # Who closes has done what he could: the lease runs out, or is taken over, where the server is away just then.
-PARTING_S = 10.0
+PARTING_S = 3.0
 
 _log = logging.getLogger(__name__)
 # Runs of this process. A restarted container often has the process id of the one before it, and that one is dead.

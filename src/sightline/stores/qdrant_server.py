@@ -18,6 +18,7 @@ from qdrant_client import grpc as proto
 from qdrant_client.conversions.conversion import GrpcToRest, payload_to_grpc
 
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
+from sightline.patience import at_most
 from sightline.stores.checks import store_closed
 from sightline.stores.leases import Lease
 from sightline.stores.payload import HEAD_KEY, POINT_KEY, SOURCE_KEY, TEXT_KEY, VISIBLE_SOURCE_KEY
@@ -37,7 +38,7 @@ from sightline.stores.qdrant_errors import (
     without_client_warnings,
 )
 from sightline.stores.qdrant_names import defer_indexing
-from sightline.stores.retries import FIRST_S, PERMANENT, retrying
+from sightline.stores.retries import AWAY_S, FIRST_S, PERMANENT, READING_S, retrying
 from sightline.types import FloatArray
 
 _log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ class Server(Database):
 
     def request(self, url: str, what: str, call: Call[T]) -> T:
         client = self._connected()
-        with named_errors(url, f"{self._host}:{self._grpc_port}"):
+        patience_s = AWAY_S if self.is_held else READING_S
+        with named_errors(url, f"{self._host}:{self._grpc_port}"), at_most(patience_s):
             return retrying(lambda: call(client), patience_for=patience_for, what=f"{what} at {url}", asked_wait=asked_wait)
 
     def acquire(self, *, take_over: bool) -> None:

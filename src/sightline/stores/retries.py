@@ -22,10 +22,12 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 # Nobody answers, or somebody says that the server can't answer now: a restart, an upgrade, a network that is mended. Shorter than
-# the silence after which another machine may take the lease over (300 s), less the longest wait and a missed heartbeat.
+# the silence after which another machine may take the lease over (300 s), less what a renewal takes.
 AWAY_S = 240.0
 # The server answers that it failed. That is hardly the network, so a fault of the server's that stays isn't asked for minutes.
 FAILED_S = 20.0
+# Who only reads, perhaps to answer somebody, doesn't keep him waiting for minutes; a run under way loses more by giving up.
+READING_S = 20.0
 # At the first contact: who mistyped the address shall know at once.
 FIRST_S = 2.0
 PERMANENT = 0.0
@@ -49,7 +51,7 @@ def retrying(
     """The result of `call`, tried again while it fails and there is patience left.
 
     Before retry n it waits a random time of at most 0.5 * 2**(n-1) seconds, 30 at most: callers that failed together don't
-    come back together. Raises what `call` raised last, as it was.
+    come back together. The last attempt is made when patience ends. Raises what `call` raised last, as it was.
 
     Args:
         call: What to try. It must do no harm to make it twice: an answer that got lost is no sign that nothing was done.
@@ -64,15 +66,17 @@ def retrying(
     limit = patience()
     began: dict[float, float] = {}
 
+    def left(error: BaseException) -> float:
+        """Seconds of patience with errors of this kind."""
+        now, seconds = clock(), patience_for(error)
+        return min(seconds, limit.seconds) - (now - began.setdefault(seconds, now))
+
     def is_worth_a_retry(error: BaseException) -> bool:
-        seconds = patience_for(error)
-        if limit.over.is_set() or not min(seconds, limit.seconds) or (asked_wait(error) or 0.0) > _LONGEST_ASKED_WAIT_S:
-            return False
-        now = clock()
-        return now - began.setdefault(seconds, now) < min(seconds, limit.seconds)
+        return not limit.over.is_set() and left(error) > 0 and (asked_wait(error) or 0.0) <= _LONGEST_ASKED_WAIT_S
 
     def wait(state: tenacity.RetryCallState) -> float:
-        return backoff(state) + (asked_wait(_error_of(state)) or 0.0)
+        error = _error_of(state)
+        return min(backoff(state), max(0.0, left(error))) + (asked_wait(error) or 0.0)
 
     def warn(state: tenacity.RetryCallState) -> None:
         error = _error_of(state)

@@ -121,9 +121,10 @@ def test_what_the_server_asks_for_is_waited_for(clock: Clock):
 
 
 def test_a_server_that_asks_for_hours_is_not_waited_for(clock: Clock):
-    """A wait beyond five minutes ends the retries with the error."""
-    with pytest.raises(ConnectionError):
-        run(Flaky(ConnectionError()), clock, asked_wait=lambda error: 3600.0)
+    """A wait beyond what patience is left ends the retries with the error, for a caller of little patience too."""
+    for seconds, asked in ((AWAY_S, 3600.0), (20.0, 21.0)):
+        with at_most(seconds), pytest.raises(ConnectionError):
+            run(Flaky(ConnectionError()), clock, asked_wait=lambda _error, asked=asked: asked)
     assert clock.waits == []
 
 

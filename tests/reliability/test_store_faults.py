@@ -27,6 +27,7 @@ from qdrant_stand_in import RunningServer
 from servers import ChromaServer
 from sightline import index
 from sightline.errors import CollectionNotFound, DimensionError, StoreError, StoreUnreachable
+from sightline.indexing.background import Background
 from sightline.stores import chroma_server, leases, open_store, qdrant_server, retries
 from sightline.testing import HashEmbedder
 from sightline.types import Point, VectorLayout
@@ -376,6 +377,28 @@ def test_who_gives_up_closes_soon(
         index([tmp_path], into=proxy.url(f"c{uuid.uuid4().hex[:12]}"), model=HashEmbedder())
     assert clock() == pytest.approx(240 + 3)
     assert "stays until it is taken over" in caplog.text
+
+
+def test_ctrl_c_ends_a_wait_for_a_server(attack: Attack) -> None:
+    """The stage that waits for a server that is away is over at once, whatever the server asked for."""
+    waiting = threading.Event()
+
+    def fail() -> None:
+        waiting.set()
+        raise ConnectionError
+
+    def write(_item: int) -> None:
+        retries.retrying(fail, patience_for=lambda _error: 240.0, what="writing", asked_wait=lambda _error: 200.0)
+
+    def items() -> Iterator[int]:
+        yield 1
+        waiting.wait(10)
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with attack("Ctrl-C while a server is away"), pytest.raises(KeyboardInterrupt), Background() as background:
+        background.hand_over(items(), write, depth=1)
+    assert time.monotonic() - started < 10
 
 
 # What stays wrong stops at once

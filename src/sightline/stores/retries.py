@@ -31,8 +31,6 @@ READING_S = 20.0
 # At the first contact: who mistyped the address shall know at once.
 FIRST_S = 2.0
 PERMANENT = 0.0
-# A server that asks for more patience than this has a quota that is used up, not a busy moment.
-_LONGEST_ASKED_WAIT_S = 300.0
 # Out of time, too early, too often, and what proxies say of a server that is away.
 _AWAY = {408, 425, 429, 502, 503, 504}
 _NEVER = {501, 505, 507, 511}  # not known, not spoken, no room left (a quota is used up), not let in
@@ -58,7 +56,8 @@ def retrying(
         patience_for: Seconds for which an error of this kind is worth trying again, from the first one of that kind on; 0 for
             those that stay.
         what: Names the call in warnings.
-        asked_wait: Seconds that the server asked for, which come on top; beyond 300 s it is not waited for.
+        asked_wait: Seconds that the server asked for, which come on top. Where they are more than the patience that is left, a
+            quota is used up, and the error is raised at once.
         sleep: Waits, for tests. By default a wait ends early when the run is over.
         clock: Seconds that pass.
     """
@@ -72,7 +71,7 @@ def retrying(
         return min(seconds, limit.seconds) - (now - began.setdefault(seconds, now))
 
     def is_worth_a_retry(error: BaseException) -> bool:
-        return not limit.over.is_set() and left(error) > 0 and (asked_wait(error) or 0.0) <= _LONGEST_ASKED_WAIT_S
+        return not limit.over.is_set() and left(error) > 0 and left(error) >= (asked_wait(error) or 0.0)
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = _error_of(state)

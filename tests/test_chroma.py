@@ -446,7 +446,15 @@ class TestServer:
             store.upsert([point()], VECTORS[:1] * np.nan)
         store.close()
         assert reader._database.find(lease) is None
-        assert [one for one in collections_of(server) if one.startswith("sightline-")] == []
+        assert [one for one in collections_of(server) if one.startswith(store._name)] == [store._name]
+
+    def test_what_a_killed_release_left_goes_with_the_next(self, opened, server):
+        """A lease is renamed and then removed; one that was only renamed isn't in the way of the next."""
+        store = opened(server.url())
+        store._database.create(f"{store._name}.writer.old", {"sightline_lease": 1})
+        store.create(VectorLayout(4), {})
+        store.close()
+        assert [one for one in collections_of(server) if one.startswith(store._name)] == [store._name]
 
     def test_another_process_is_told_who_writes(self, opened, server):
         """The second one learns the process id of the first, and may read meanwhile."""

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from clocks import Clock
-
 
 class Fault(enum.Enum):
     """What becomes of one request."""
@@ -73,19 +71,17 @@ class FaultProxy:
         upstream: Port of the server.
         choose: Which fault, if any, a request meets, by its method and path.
         rewrite: Another answer for (path, request, status, answer), e.g. to promise less than the server does.
-        clock: Whose minutes count while the proxy is away.
         largest: Bytes beyond which a request is answered with 413, as proxies do; None lets all through.
     """
 
     def __init__(
         self, upstream: int, choose: Choose = lambda _method, _path: None, *, rewrite: Rewrite | None = None,
-        clock: Clock | None = None, largest: int | None = None,
+        largest: int | None = None,
     ) -> None:
         self.largest = largest
         self.upstream = upstream
         self.choose = choose
         self.rewrite = rewrite
-        self.clock = clock
         self.met: Counter[Fault] = Counter()
         self.asked: list[tuple[str, str, int]] = []  # method, path, bytes of the request
         self.is_away = False
@@ -113,14 +109,11 @@ class FaultProxy:
         self.is_away = False
 
     def leave_for(self, seconds: float) -> None:
-        """Be away for so long by the clock, or by the world's where there is none."""
+        """Be away for so long."""
         self.leave()
-        if self.clock is not None:
-            self.clock.after(seconds, self.come_back)
-        else:
-            timer = threading.Timer(seconds, self.come_back)
-            timer.daemon = True
-            timer.start()
+        timer = threading.Timer(seconds, self.come_back)
+        timer.daemon = True
+        timer.start()
 
     def stop(self) -> None:
         """Leave for good."""
@@ -186,8 +179,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         proxy = self.server.proxy
         fault = proxy.fault(self.command, self.path, len(body))
-        if fault in (Fault.RESET, None) and proxy.is_away:
-            fault = Fault.RESET
         if fault is Fault.RESET:
             return self._hang_up()
         if fault in _STATUS and fault is not Fault.GATEWAY:

@@ -83,8 +83,8 @@ MARK_KEY = "sightline_mark"
 DIMENSIONS_KEY = "sightline_dimensions"
 _COMPLETE_KEY = "sightline_complete"  # on NAME.next: it is to take NAME's place
 WRITER = ".writer"
-_STAGED, _OLD = ".next", ".old"
-_MAX_NAME = 512
+_STAGED, OLD = ".next", ".old"
+_MAX_NAME = 512 - len(f"{WRITER}{OLD}")
 _DATABASE_FILE = "chroma.sqlite3"
 _SPACE_KEY = "hnsw:space"
 _WHOLE = ["documents", "metadatas", "embeddings"]
@@ -157,10 +157,10 @@ class ChromaStore:
         if self._parent is not None:
             self._parent.acquire(take_over=take_over)
             return
-        if self._name.endswith((_STAGED, _OLD, WRITER)) or len(self._name) + len(WRITER) > _MAX_NAME:
+        if self._name.endswith((_STAGED, OLD, WRITER)) or len(self._name) > _MAX_NAME:
             raise UsageError(
-                f"{self.url} can't be written: a collection's name ends with none of {_STAGED}, {_OLD} and {WRITER} and has at"
-                f" most {_MAX_NAME - len(WRITER)} characters. Choose another name."
+                f"{self.url} can't be written: a collection's name ends with none of {_STAGED}, {OLD} and {WRITER} and has at"
+                f" most {_MAX_NAME} characters. Choose another name."
             )
         with self._database.guard:
             if not self._database.is_writer:
@@ -371,7 +371,7 @@ class ChromaStore:
         live = self._database.find(self._name)
         if live is not None and not _is_ours(live):
             raise not_ours(self.url)
-        old = f"{self._name}{_OLD}"
+        old = f"{self._name}{OLD}"
         self._checked_beside(self._database.find(old), old)
         self._database.check()
         self._change(staged, {_COMPLETE_KEY: 1})
@@ -404,7 +404,7 @@ class ChromaStore:
 
     def _renamed(self) -> Any:
         """What a reader reads between the two renames of a promotion: the old collection."""
-        old = self._database.find(f"{self._name}{_OLD}")
+        old = self._database.find(f"{self._name}{OLD}")
         if old is None or not _is_ours(old):
             return None
         staged = self._database.find(f"{self._name}{_STAGED}")
@@ -474,7 +474,7 @@ class ChromaStore:
     def _swap(self, live: Any, staged: Any) -> None:
         """The two renames of a promotion; the first one is done already when `live` is None."""
         if live is not None:
-            old = f"{self._name}{_OLD}"
+            old = f"{self._name}{OLD}"
             if self._checked_beside(self._database.find(old), old) is not None:
                 self._database.delete(old)
             self._request("rename", lambda: live.modify(name=old))
@@ -488,9 +488,9 @@ class ChromaStore:
             _log.warning("finishing the interrupted rebuild of %s", self.url)
             self._swap(live, staged)
         elif live is not None:
-            old = self._database.find(f"{self._name}{_OLD}")
+            old = self._database.find(f"{self._name}{OLD}")
             if old is not None and _is_ours(old):
-                self._database.delete(f"{self._name}{_OLD}")
+                self._database.delete(f"{self._name}{OLD}")
 
     def _metadata_of(self, collection: Any, ids: list[str]) -> dict[str, Mapping[str, Any]]:
         found = self._request("read", lambda: collection.get(ids=ids, include=["metadatas"]))
@@ -641,7 +641,7 @@ class Database(ABC):
                 name, metadata=dict(metadata), configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
             ))  # fmt: skip
         except StoreError as error:
-            if "already exists" in str(error) or "UNIQUE constraint" in str(error):
+            if is_taken(error):
                 return False
             raise
         return True
@@ -792,6 +792,11 @@ def _persistent_client(url: str, directory: Path) -> Any:
             return chromadb.PersistentClient(str(directory))
         except ValueError as error:
             raise StoreError(f"Chroma can't open {url}: {error}. Close the other Chroma client of this process first.") from error
+
+
+def is_taken(error: StoreError) -> bool:
+    """Whether Chroma says that there is a collection of that name."""
+    return "already exists" in str(error) or "UNIQUE constraint" in str(error)
 
 
 def _is_ours(collection: Any) -> bool:

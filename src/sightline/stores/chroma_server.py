@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from chromadb.errors import ChromaError
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
 from sightline.patience import at_most
 from sightline.stores.checks import store_closed
-from sightline.stores.chroma import WRITER, Database
+from sightline.stores.chroma import OLD, WRITER, Database, is_taken
 from sightline.stores.leases import PARTING_S, Lease
 from sightline.stores.requests import RequestTooLarge
 from sightline.stores.retries import (
@@ -53,6 +52,7 @@ class Server(Database):
         super().__init__(url, most_bytes=_BYTES_PER_REQUEST)
         self._host, self._port, self._tls = host, port, tls
         self._lease = Lease(_WriterTable(self, f"{name}{WRITER}"), url)
+        self._patience_s = READING_S
 
     def connected(self) -> Any:
         """The client, whose first use is a sign of life from the server."""
@@ -75,8 +75,13 @@ class Server(Database):
         return None
 
     def acquire(self, *, take_over: bool) -> None:
-        """Take the collection's lease."""
-        self._lease.acquire(take_over=take_over)
+        """Take the collection's lease; from here on a server that is away is waited for as a run does."""
+        self._patience_s = AWAY_S
+        try:
+            self._lease.acquire(take_over=take_over)
+        except BaseException:
+            self._patience_s = READING_S
+            raise
 
     def check(self) -> None:
         """Ask the server whose lease it is."""
@@ -84,6 +89,7 @@ class Server(Database):
 
     def release(self) -> None:
         """Give the lease back."""
+        self._patience_s = READING_S
         self._lease.release()
 
     def close(self) -> None:
@@ -107,7 +113,7 @@ class Server(Database):
 
     def call(self, what: str, request: Callable[[], T]) -> T:
         """One request, again when the server was busy or gone for a while."""
-        with self._named(), at_most(AWAY_S if self.is_writer else READING_S):
+        with self._named(), at_most(self._patience_s):
             return _retrying(what, request, _patience_for)
 
     @contextmanager
@@ -265,12 +271,27 @@ class _WriterTable:
 
     def remove(self) -> None:
         """Remove the collection that was seen last: it is renamed first, because Chroma removes by name only."""
-        found, away = self._found, f"sightline-{uuid.uuid4().hex}{WRITER}"
+        away = f"{self._name}{OLD}"
         try:
-            self._database.call(f"lease of {self._database.url}", lambda: found.modify(name=away))
+            if not self._rename(away):
+                self._database.delete(away)  # what was killed between these two steps left it
+                self._rename(away)
         except CollectionNotFound:
             return  # somebody else removed it, so the name may be theirs by now
         self._database.delete(away)
+
+    def _rename(self, name: str) -> bool:
+        """False where the name is taken."""
+        found = self._found
+        try:
+            self._database.call(f"lease of {self._database.url}", lambda: found.modify(name=name))
+        except CollectionNotFound:
+            raise
+        except StoreError as error:
+            if is_taken(error):
+                return False
+            raise
+        return True
 
 
 def _api_key() -> str:

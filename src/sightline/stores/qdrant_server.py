@@ -75,6 +75,7 @@ class Server(Database):
         self._pool: ThreadPoolExecutor | None = None
         self._lease = Lease(_WriterRecord(self, url, f"{collection}.writer"), url)
         self._written: Counter[str] = Counter()
+        self._patience_s = READING_S
 
     def is_present(self) -> bool:
         return True
@@ -84,16 +85,20 @@ class Server(Database):
 
     def request(self, url: str, what: str, call: Call[T]) -> T:
         client = self._connected()
-        patience_s = AWAY_S if self.is_held else READING_S
-        with named_errors(url, f"{self._host}:{self._grpc_port}"), at_most(patience_s):
+        with named_errors(url, f"{self._host}:{self._grpc_port}"), at_most(self._patience_s):
             return retrying(lambda: call(client), patience_for=patience_for, what=f"{what} at {url}", asked_wait=asked_wait)
 
     def acquire(self, *, take_over: bool) -> None:
-        self._lease.acquire(take_over=take_over)
+        self._patience_s = AWAY_S  # from here on a server that is away is waited for as a run does
+        try:
+            self._lease.acquire(take_over=take_over)
+        except BaseException:
+            self._patience_s = READING_S
+            raise
         self.is_held = True
 
     def release(self) -> None:
-        self.is_held = False
+        self.is_held, self._patience_s = False, READING_S
         self._lease.release()
 
     def check(self) -> None:

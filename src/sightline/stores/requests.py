@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from sightline.errors import StoreError
 
@@ -24,27 +24,26 @@ class Requests:
 
     def cut(self, sizes: Sequence[int], most: int) -> list[slice]:
         """Rows of these sizes in bytes, in requests of at most `most` of them; one that is larger than a request goes alone."""
-        cuts: list[slice] = []
-        start, filled = 0, 0
-        for row, size in enumerate(sizes):
-            if row > start and (filled + size > self.most_bytes or row - start == most):
-                cuts.append(slice(start, row))
-                start, filled = row, 0
-            filled += size
-        return [*cuts, slice(start, len(sizes))] if sizes else []
+        return list(self._cut(slice(0, len(sizes)), sizes, most))
 
     def send(
         self, rows: slice, sizes: Sequence[int], send: Callable[[slice], None], name: Callable[[int], str] = lambda _row: "it"
     ) -> None:
-        """Send these rows; where they are refused as too large, the two halves of them, and from then on no larger requests.
+        """Send these rows; where they are refused as too large, in requests of half the size, and those to come as well.
 
         Raises:
             StoreError: a single row is too large; `name` says which one it is.
         """
+        count = rows.stop - rows.start
+        parts = list(self._cut(rows, sizes, count))
+        if len(parts) > 1:  # a smaller limit was learnt since they were cut
+            for part in parts:
+                self.send(part, sizes, send, name)
+            return
         try:
             send(rows)
         except RequestTooLarge as error:
-            size, count = sum(sizes[rows]), rows.stop - rows.start
+            size = sum(sizes[rows])
             if count == 1:
                 raise StoreError(
                     f"{self._url} takes no request as large as this: {name(rows.start)} has about {size:,} bytes, alone. {error}"
@@ -54,6 +53,14 @@ class Requests:
             self.most_bytes = min(self.most_bytes, size // 2)
             _log.warning("%s refuses a request of %d points and about %s bytes as too large; it is sent in halves, and those to"
                          " come are no larger: %s", self._url, count, f"{size:,}", error)  # fmt: skip
-            middle = rows.start + count // 2
-            for half in (slice(rows.start, middle), slice(middle, rows.stop)):
-                self.send(half, sizes, send, name)
+            self.send(rows, sizes, send, name)
+
+    def _cut(self, rows: slice, sizes: Sequence[int], most: int) -> Iterator[slice]:
+        start, filled = rows.start, 0
+        for row in range(rows.start, rows.stop):
+            if row > start and (filled + sizes[row] > self.most_bytes or row - start == most):
+                yield slice(start, row)
+                start, filled = row, 0
+            filled += sizes[row]
+        if rows.stop > start:
+            yield slice(start, rows.stop)

@@ -225,7 +225,7 @@ def test_a_qdrant_life_of_random_faults(stand_in: RunningServer, clock: Clock, t
 def test_a_short_qdrant_life_of_random_faults(stand_in: RunningServer, clock: Clock, tmp_path: Path, attack: Attack) -> None:
     """The same with a few documents."""
     with attack("Qdrant's gRPC (stand-in): a third of the requests fails, at random"):
-        live_on_qdrant(stand_in, tmp_path, 1, documents=4)
+        live_on_qdrant(stand_in, tmp_path, 1, documents=3)
 
 
 _TRANSIENT = [
@@ -596,19 +596,19 @@ def test_a_document_that_is_too_large_is_named(proxied: Callable[..., FaultProxy
 
 def test_what_grpc_finds_too_large_is_halved(attack: Attack, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """RESOURCE_EXHAUSTED because of its size is no rate limit: it isn't waited for, but sent in halves."""
-    server = RunningServer(largest_bytes=20_000)
+    server = RunningServer(largest_bytes=5_000)
     store = open_store(server.url())
     store.create(VectorLayout(8), CONTRACT)
-    points = make_points(200, text="text " * 100)
-    with attack("Qdrant's gRPC (stand-in): it takes 20 kB a request"), caplog.at_level(logging.WARNING):
-        store.upsert(points, make_vectors(200))
+    points = make_points(150, text="text " * 30)
+    with attack("Qdrant's gRPC (stand-in): it takes 5 kB a request"), caplog.at_level(logging.WARNING):
+        store.upsert(points, make_vectors(150))
         store.update(points)
-        assert (store.count(), clock.waits) == (200, [])
-        assert 1 <= caplog.text.count("sent in halves") <= 4 * 4  # four batches at once
-        assert len(store.records_of([point.id for point in points])) == 200
+        assert (store.count(), clock.waits) == (150, [])
+        assert 1 <= caplog.text.count("sent in halves") <= 5
+        assert len(store.records_of([point.id for point in points])) == 150
         store.delete([point.id for point in points])
         assert store.count() == 0
-    with attack("Qdrant's gRPC (stand-in): it takes 20 kB a request"):
+    with attack("Qdrant's gRPC (stand-in): it takes 5 kB a request"):
         with pytest.raises(StoreError, match=r"'docs/huge\.md'.*larger than max.*--chunk-tokens"):
             store.upsert(make_points(1, "docs/huge.md", "x" * 30_000), make_vectors(1))
         assert clock.waits == []

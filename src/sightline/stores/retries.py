@@ -43,7 +43,7 @@ def retrying(
     patience_for: Callable[[BaseException], float],
     what: str,
     asked_wait: Callable[[BaseException], float | None] = lambda _error: None,
-    sleep: Callable[[float], object] | None = None,
+    sleep: Callable[[float], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> T:
     """The result of `call`, tried again while it fails and there is patience left.
@@ -77,6 +77,9 @@ def retrying(
         error = _error_of(state)
         return min(backoff(state), max(0.0, left(error))) + (asked_wait(error) or 0.0)
 
+    def wait_for_the_run(seconds: float) -> None:
+        limit.over.wait(seconds)
+
     def warn(state: tenacity.RetryCallState) -> None:
         error = _error_of(state)
         text = " ".join(str(error).split())[:_ERROR_CHARACTERS]
@@ -88,7 +91,7 @@ def retrying(
         retry=tenacity.retry_if_exception(is_worth_a_retry),
         wait=wait,
         before_sleep=warn,
-        sleep=sleep or limit.over.wait,
+        sleep=sleep or wait_for_the_run,
     )
     return retry(call)
 

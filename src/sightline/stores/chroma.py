@@ -309,10 +309,13 @@ class ChromaStore:
 
         def read(collection: Any) -> dict[str, FloatArray]:
             holders: dict[str, str] = {}
-            for start in range(0, len(digests), _DIGESTS_PER_REQUEST):
-                clause = {TEXT_KEY: {"$in": digests[start : start + _DIGESTS_PER_REQUEST]}}
+
+            def find(batch: list[str]) -> None:
                 # One text may stand in thousands of points, so their vectors aren't asked for yet.
-                holders |= {flat[TEXT_KEY]: one for one, _, flat in self._pages(collection, clause, ["metadatas"])}
+                rows = self._pages(collection, {TEXT_KEY: {"$in": batch}}, ["metadatas"])
+                holders.update((flat[TEXT_KEY], one) for one, _, flat in rows)
+
+            self._database.by_ids(digests, _DIGESTS_PER_REQUEST, find)
             vectors = self._vectors(collection, list(holders.values()))
             return {wanted[digest]: vectors[one] for digest, one in holders.items()}
 

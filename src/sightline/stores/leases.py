@@ -166,7 +166,9 @@ class Lease:
                         return
                     self._table.replace(self._record())
             except Exception as error:  # noqa: BLE001  # the network may be back at the next beat, and `check` asks for itself
-                _log.warning("the lease of %s was not renewed, trying again in %g s: %s", self._url, self._heartbeat_s, error)
+                # What lies below: the error itself says what to do about a run that has ended.
+                cause = error.__cause__ or error
+                _log.warning("the lease of %s was not renewed, trying again in %g s: %s", self._url, self._heartbeat_s, cause)
 
     def _record(self) -> dict[str, Any]:
         return {

@@ -281,11 +281,14 @@ class QdrantStore:
         layout = self._pinned()
         text_of = {text_digest(text): text for text in texts}
         found: dict[str, FloatArray] = {}
-        for digests in _slices(list(text_of), min(_TEXTS_PER_REQUEST, layout.limits.values)):
+
+        def read(digests: list[str]) -> None:
             for record in self._scroll(layout, _ours(None, TEXT_KEY, digests), [TEXT_KEY], vectors=True):
                 row = vector_of(record, layout)
                 if row is not None:
                     found[text_of[record.payload[TEXT_KEY]]] = row
+
+        self._by_ids(list(text_of), min(_TEXTS_PER_REQUEST, layout.limits.values), read)
         return found
 
     def records(self, limit: int | None = None, *, filter: Filter | None = None) -> Iterator[Record]:
@@ -596,10 +599,6 @@ def _ours(ids: Sequence[str] | None = None, key: str | None = None, value: str |
 def _equals(key: str, value: str | int | list[str]) -> models.FieldCondition:
     match: Any = models.MatchAny(any=value) if isinstance(value, list) else models.MatchValue(value=value)
     return models.FieldCondition(key=key, match=match)
-
-
-def _slices(items: list[T], size: int) -> list[list[T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _delete(physical: str, where: models.FilterSelector, client: QdrantClient) -> None:

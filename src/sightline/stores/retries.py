@@ -83,9 +83,12 @@ def retrying(
     def warn(state: tenacity.RetryCallState) -> None:
         error = _error_of(state)
         text = " ".join(str(error).split())[:_ERROR_CHARACTERS]
-        _log.warning("%s failed (attempt %d, after %.0f s of %.0f), trying again in %.1f s: %s: %s",
-                     what, state.attempt_number, clock() - began[patience_for(error)],
-                     min(patience_for(error), limit.seconds), state.upcoming_sleep, type(error).__name__, text)  # fmt: skip
+        seconds = min(patience_for(error), limit.seconds)
+        # Two seconds later the error itself says it.
+        _log.log(logging.WARNING if seconds > FIRST_S else logging.DEBUG,
+                 "%s failed (attempt %d, after %.0f s of %.0f), trying again in %.1f s: %s: %s",
+                 what, state.attempt_number, seconds - left(error), seconds, state.upcoming_sleep,
+                 type(error).__name__, text)  # fmt: skip
 
     retry = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_worth_a_retry),

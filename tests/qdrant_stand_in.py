@@ -28,7 +28,10 @@ class Faults(grpc.ServerInterceptor):
         self.key = key
         self.calls: Counter[str] = Counter()
         self.failing: dict[str, list[grpc.StatusCode]] = {}
+        self.says = "not now"
         self.losing: list[str] = []  # methods whose next answer gets lost, after the work was done
+        # What else a method meets: a code instead of the work, or "lost" after it.
+        self.choose: Callable[[str], grpc.StatusCode | str | None] = lambda _method: None
 
     def intercept_service(self, continuation: Callable[..., Any], details: grpc.HandlerCallDetails) -> Any:
         method = details.method.rpartition("/")[2]
@@ -37,9 +40,12 @@ class Faults(grpc.ServerInterceptor):
         if self.key and method != "HealthCheck" and keys != [self.key]:
             return _failing(grpc.StatusCode.UNAUTHENTICATED, "Must provide an API key")
         if self.failing.get(method):
-            return _failing(self.failing[method].pop(0), "not now")
-        if method in self.losing:
-            self.losing.remove(method)
+            return _failing(self.failing[method].pop(0), self.says)
+        met = self.choose(method)
+        if isinstance(met, grpc.StatusCode):
+            return _failing(met, self.says)
+        if met == "lost" or method in self.losing:
+            self.losing = [one for one in self.losing if one != method]
             return _losing(continuation(details))
         return continuation(details)
 
@@ -74,6 +80,8 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
         self.indexed: list[tuple[str, str]] = []
         self.statuses: list[int] = []  # what the next writes answer, instead of "completed"
         self.largest_request = 0
+        self.strict: dict[str, Any] = {}  # the strict mode of all collections, told but not enforced
+        self.largest: dict[str, int] = {}  # how much was asked for at once: points, records, values of a condition
 
     def HealthCheck(self, request: Any, context: Any) -> Any:
         return proto.HealthCheckReply(title="stand-in", version=self.version)
@@ -99,6 +107,7 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
 
     def Delete(self, request: Any, context: Any) -> Any:
         if isinstance(request, proto.DeletePoints):
+            self._note_values(request.points.filter)
             with self.answering(context):
                 selector = GrpcToRest.convert_points_selector(request.points)
                 self.client.delete(request.collection_name, selector)
@@ -122,6 +131,8 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
             info.config.optimizer_config.indexing_threshold = self.thresholds.get(request.collection_name, NEVER_SET_KB)
             if physical in self.quantized:
                 info.config.quantization_config.CopyFrom(self.quantized[physical])
+            if self.strict:
+                info.config.strict_mode_config.CopyFrom(proto.StrictModeConfig(**self.strict))
         return proto.GetCollectionInfoResponse(result=info)
 
     def List(self, request: Any, context: Any) -> Any:
@@ -141,6 +152,7 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
 
     def Upsert(self, request: Any, context: Any) -> Any:
         self.largest_request = max(self.largest_request, request.ByteSize())
+        self._note("Upsert", len(request.points))
         with self.answering(context):
             self.client.upsert(request.collection_name, [GrpcToRest.convert_point_struct(one) for one in request.points])
         return self.done()
@@ -175,6 +187,8 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
         return self.done()
 
     def Scroll(self, request: Any, context: Any) -> Any:
+        self._note("Scroll", request.limit)
+        self._note_values(request.filter)
         with self.answering(context):
             records, offset = self.client.scroll(
                 request.collection_name,
@@ -206,6 +220,13 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
         with self.answering(context):
             return proto.CountResponse(result=proto.CountResult(count=self.client.count(request.collection_name).count))
 
+    def _note(self, what: str, count: int) -> None:
+        self.largest[what] = max(self.largest.get(what, 0), count)
+
+    def _note_values(self, where: Any) -> None:
+        for one in where.must:
+            self._note("values", max(len(one.has_id.has_id), len(one.field.match.keywords.strings)))
+
     def done(self) -> Any:
         status = self.statuses.pop(0) if self.statuses else proto.UpdateStatus.Completed
         return proto.PointsOperationResponse(result=proto.UpdateResult(operation_id=0, status=status))
@@ -224,10 +245,11 @@ class StandIn(proto.QdrantServicer, proto.CollectionsServicer, proto.PointsServi
 class RunningServer:
     """The stand-in on a port of this machine."""
 
-    def __init__(self, *, key: str | None = None, version: str = "1.19.0") -> None:
+    def __init__(self, *, key: str | None = None, version: str = "1.19.0", largest_bytes: int = 2**22) -> None:
         self.faults = Faults(key)
         self.stand_in = StandIn(version)
-        self._server = grpc.server(ThreadPoolExecutor(8), interceptors=[self.faults])
+        options = [("grpc.max_receive_message_length", largest_bytes)]
+        self._server = grpc.server(ThreadPoolExecutor(8), interceptors=[self.faults], options=options)
         proto.add_QdrantServicer_to_server(self.stand_in, self._server)
         proto.add_CollectionsServicer_to_server(self.stand_in, self._server)
         proto.add_PointsServicer_to_server(self.stand_in, self._server)

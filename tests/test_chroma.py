@@ -9,6 +9,7 @@ import sys
 import threading
 import uuid
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import chromadb
@@ -18,6 +19,7 @@ import pytest
 from chromadb.api.models.Collection import Collection
 
 import sightline
+from clocks import Clock
 from servers import ChromaServer, free_port
 from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreUnreachable, UsageError
 from sightline.stores import chroma, chroma_server, open_store, retries
@@ -445,7 +447,15 @@ class TestServer:
             store.upsert([point()], VECTORS[:1] * np.nan)
         store.close()
         assert reader._database.find(lease) is None
-        assert [one for one in collections_of(server) if one.startswith("sightline-")] == []
+        assert [one for one in collections_of(server) if one.startswith(store._name)] == [store._name]
+
+    def test_what_a_killed_release_left_goes_with_the_next(self, opened, server):
+        """A lease is renamed and then removed; one that was only renamed isn't in the way of the next."""
+        store = opened(server.url())
+        store._database.create(f"{store._name}.writer.old", {"sightline_lease": 1})
+        store.create(VectorLayout(4), {})
+        store.close()
+        assert [one for one in collections_of(server) if one.startswith(store._name)] == [store._name]
 
     def test_another_process_is_told_who_writes(self, opened, server):
         """The second one learns the process id of the first, and may read meanwhile."""
@@ -492,10 +502,11 @@ class TestServer:
     def test_requests_are_bounded(self, opened, server):
         """By the number of points and by bytes; one that is larger than a request goes alone."""
         store = opened(server.url())
-        batches = store._database.batches([10] * 2500 + [5_000_000, 5_000_000, 9_000_000, 1])
+        database = store._database
+        batches = database.requests.cut([10] * 2500 + [5_000_000, 5_000_000, 9_000_000, 1], database.most_points())
         sizes = [rows.stop - rows.start for rows in batches]
         assert sizes == [1000, 1000, 501, 1, 1, 1]
-        assert store._database.batches([]) == []
+        assert database.requests.cut([], 1000) == []
 
     def test_a_point_beyond_the_servers_limit_is_named(self, opened, server):
         """A text of 42 MB is refused by the server, and that is what the message says."""
@@ -578,12 +589,21 @@ def like_chroma(path):
     return 404, '{"error": "NotFoundError", "message": "no such collection"}'
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Retries wait for nothing."""
+    clock = Clock()
+    monkeypatch.setattr(chroma_server, "retrying", partial(retries.retrying, sleep=clock.sleep, clock=clock))
+    return clock
+
+
 class TestAnswers:
-    def test_no_server_is_said_at_once(self, opened):
-        """Nothing listens there: host, port and what to check are named."""
+    def test_no_server_is_said_soon(self, opened, clock):
+        """Nothing listens there: host, port and what to check are named, after about two seconds."""
         port = free_port()
         with pytest.raises(StoreUnreachable, match=rf"127\.0\.0\.1:{port} doesn't answer.*chroma run"):
             opened(f"chroma+http://127.0.0.1:{port}/handbook").exists()
+        assert clock() == pytest.approx(2)
 
     @pytest.mark.parametrize("status", [401, 403])
     def test_a_wrong_key_is_said_without_showing_it(self, opened, fake, monkeypatch, status):
@@ -609,9 +629,8 @@ class TestAnswers:
             opened(fake(lambda path: (status, body)).url()).exists()
 
     @pytest.mark.parametrize("status", [429, 500, 503])
-    def test_a_busy_server_is_asked_again(self, opened, fake, caplog, monkeypatch, status):
+    def test_a_busy_server_is_asked_again(self, opened, fake, caplog, clock, status):
         """Two refusals are waited for, each with a warning."""
-        monkeypatch.setattr(retries, "_FIRST_WAIT_S", 0.001)
         refusals = iter([(status, "later"), (status, "later")])
         server = fake(lambda path: like_chroma(path) if "collections" not in path else next(refusals, like_chroma(path)))
         assert opened(server.url()).exists() is False
@@ -625,7 +644,7 @@ class TestAnswers:
             opened(server.url()).exists()
         assert len([path for path, _ in server.requests if "collections" in path]) == 1
 
-    def test_a_server_that_hangs_is_not_waited_for_without_end(self, opened, fake, monkeypatch):
+    def test_a_server_that_hangs_is_not_waited_for_without_end(self, opened, fake, monkeypatch, clock):
         """Every request has a limit, which Chroma's own client lacks."""
         monkeypatch.setattr(chroma_server, "_TIMEOUT", httpx.Timeout(0.05))
         hang = threading.Event()

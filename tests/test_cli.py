@@ -286,7 +286,8 @@ def test_a_server_that_does_not_answer_is_exit_code_4(
 ) -> None:
     """The message names the address; nothing is loaded or embedded before."""
     monkeypatch.setattr(opening, "open_embedder", None)
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    for name in ("qdrant_server", "chroma_server"):
+        monkeypatch.setattr(f"sightline.stores.{name}.FIRST_S", 0.0)
     port = free_port()
     for arguments in (("index", folder, "--into"), ("search", "x", "--in")):
         result = command(*arguments, url.format(port=port))

@@ -23,11 +23,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "sightline"
 KNOWLEDGE_BASE = ROOT / "examples" / "knowledge_base"
 
-FOUNDATION = {"types", "errors", "protocols", "contract", "metadata", "cutting"}
+FOUNDATION = {"types", "errors", "protocols", "contract", "metadata", "cutting", "patience"}
 # Part of the package -> the parts that it may import besides itself. "" is `sightline`, its public names.
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
+    "patience": set(),
     "protocols": {"types", "errors"},
     "contract": {"types", "errors", "protocols"},
     "metadata": {"types", "errors"},

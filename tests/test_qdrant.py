@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import http.server
 import json
 import logging
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -25,10 +27,12 @@ from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as proto
 from qdrant_client.local.local_collection import LocalCollection
 
+from clocks import Clock
 from qdrant_stand_in import NEVER_SET_KB, RunningServer
 from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreUnreachable, UsageError
 from sightline.stores import open_store, qdrant, qdrant_directory, qdrant_server, retries
 from sightline.stores.filters import matches, parse_filter
+from sightline.stores.requests import RequestTooLarge
 from sightline.testing import StoreConformance
 from sightline.types import Head, Point, Quantization, Shortlist, VectorLayout, VectorStorage
 
@@ -61,11 +65,17 @@ def store(server: RunningServer) -> Iterator[qdrant.QdrantStore]:
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Retries wait for nothing."""
+    clock = Clock()
+    monkeypatch.setattr(qdrant_server, "retrying", partial(retries.retrying, sleep=clock.sleep, clock=clock))
+    return clock
+
+
+@pytest.fixture
+def patient(clock: Clock) -> list[float]:
     """Retries wait for nothing; what they would have waited is noted."""
-    waits: list[float] = []
-    monkeypatch.setattr(qdrant_server, "retrying", partial(retries.retrying, sleep=waits.append))
-    return waits
+    return clock.waits
 
 
 @pytest.fixture
@@ -514,13 +524,25 @@ def test_a_permanent_error_is_raised_at_once(server: RunningServer, store: qdran
     assert (server.faults.calls["Upsert"], patient) == (1, [])
 
 
-def test_a_server_that_stops_answering_is_named(server: RunningServer, store: qdrant.QdrantStore, patient: list[float]):
-    """After six attempts the message has host, port and what to do."""
+def test_a_server_that_stops_answering_is_named(server: RunningServer, store: qdrant.QdrantStore, clock: Clock):
+    """After four minutes the message has host, port and what to do."""
     store.create(VectorLayout(DIMENSIONS), CONTRACT)
-    server.faults.failing["Count"] = [grpc.StatusCode.UNAVAILABLE] * 6
+    server.faults.failing["Count"] = [grpc.StatusCode.UNAVAILABLE] * 1000
     with pytest.raises(StoreUnreachable, match=rf"127\.0\.0\.1:{server.port} stopped answering.*same command"):
         store.count()
-    assert server.faults.calls["Count"] == 6
+    assert clock() == pytest.approx(240)
+
+
+def test_a_reader_is_not_kept_waiting_for_minutes(server: RunningServer, store: qdrant.QdrantStore, clock: Clock):
+    """Who holds no lease gives up after twenty seconds."""
+    store.create(VectorLayout(DIMENSIONS), CONTRACT)
+    reader = open_store(server.url())
+    assert reader.count() == 0
+    server.faults.failing["Count"] = [grpc.StatusCode.UNAVAILABLE] * 1000
+    with pytest.raises(StoreUnreachable):
+        reader.count()
+    assert clock() == pytest.approx(20)
+    reader.close()
 
 
 @pytest.mark.parametrize("status", [proto.UpdateStatus.Acknowledged, proto.UpdateStatus.WaitTimeout])
@@ -577,22 +599,30 @@ def test_a_wrong_key_is_named_but_not_shown(monkeypatch: pytest.MonkeyPatch, cap
     assert "wrong-key" not in str(raised.value) + caplog.text
 
 
+# Half of an answer, as one that is told from a whole one, and as one that looks whole.
+HALF, CUT = -1, -2
+
+
 class Answers(http.server.BaseHTTPRequestHandler):
     """REST answers by path, each list used up to its last entry; the paths that were asked are noted."""
 
     answers: ClassVar[Mapping[str, list[int]]] = {}
     asked: ClassVar[list[str]] = []
+    retry_after: ClassVar[str] = "2"
+    said: ClassVar[str] = "said so"
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
         planned = self.answers.get(self.path) or self.answers["*"]
         status = planned.pop(0) if len(planned) > 1 else planned[0]
-        body = {"title": "x", "version": "1.19.0"} if self.path == "/" and status == 200 else {"status": {"error": "said so"}}
-        self.send_response(status)
-        if status == 429:
-            self.send_header("Retry-After", "2")
+        body = {"title": "x", "version": "1.19.0"} if self.path == "/" and status == 200 else {"status": {"error": self.said}}
+        self.send_response(200 if status in (HALF, CUT) else status)
+        if status in (429, 503):
+            self.send_header("Retry-After", self.retry_after)
+        if status == HALF:
+            self.send_header("Content-Length", "100")
         self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
+        self.wfile.write(b'{"result": {' if status in (HALF, CUT) else json.dumps(body).encode())
 
     def log_message(self, *_: Any) -> None:
         """Nothing is printed."""
@@ -662,6 +692,44 @@ def test_a_busy_rest_server_is_asked_again(rest: str, monkeypatch: pytest.Monkey
     assert all(wait >= 2 for wait in patient) or status != 429
 
 
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("form", ["seconds", "date", "nonsense"])
+def test_what_a_rest_server_asks_for_is_waited_for(
+    rest: str, monkeypatch: pytest.MonkeyPatch, patient: list[float], status: int, form: str
+):
+    """As seconds or as a date, which qdrant-client doesn't read; what is neither is no error of its own."""
+    text = {"seconds": "9", "date": email.utils.formatdate(time.time() + 10, usegmt=True), "nonsense": "later"}[form]
+    monkeypatch.setattr(Answers, "retry_after", text)
+    monkeypatch.setattr(Answers, "answers", {"/": [200], "*": [status, 404]})
+    opened = open_store(rest)
+    assert opened.exists() is False
+    opened.close()
+    assert len(patient) == 1
+    assert patient[0] <= 1 if form == "nonsense" else 8 <= patient[0] <= 11
+
+
+@pytest.mark.parametrize("cut", [HALF, CUT])
+def test_half_an_answer_over_rest_is_asked_for_again(rest: str, monkeypatch: pytest.MonkeyPatch, patient, cut: int):
+    """Whether the connection tells or not."""
+    monkeypatch.setattr(Answers, "answers", {"/": [200], "*": [cut, cut, 404]})
+    opened = open_store(rest)
+    assert opened.exists() is False
+    opened.close()
+    assert len(patient) == 2
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_too_large_over_rest_is_understood(rest: str, monkeypatch: pytest.MonkeyPatch, patient: list[float], status: int):
+    """Qdrant itself says it with status 400, a proxy before it with 413."""
+    monkeypatch.setattr(Answers, "said", "Payload error: JSON payload (40000000 bytes) is larger than allowed (limit: 33554432).")
+    monkeypatch.setattr(Answers, "answers", {"/": [200], "*": [status]})
+    opened = open_store(rest)
+    with pytest.raises(RequestTooLarge, match="larger than allowed"):
+        opened.exists()
+    opened.close()
+    assert patient == []
+
+
 @pytest.mark.parametrize("status", [400, 409, 422, 507])
 def test_a_permanent_rest_error_is_raised_at_once(rest: str, monkeypatch: pytest.MonkeyPatch, patient: list[float], status: int):
     """A wrong request stays wrong, and a quota that is used up is not emptied by waiting."""
@@ -674,7 +742,7 @@ def test_a_permanent_rest_error_is_raised_at_once(rest: str, monkeypatch: pytest
 
 
 def test_an_unreachable_server_is_named(patient: list[float]):
-    """Nobody listens: host, ports and what to check, after three attempts."""
+    """Nobody listens: host, ports and what to check, after a few attempts in about two seconds."""
     first, second = neighbours()
     opened = open_store(f"qdrant://127.0.0.1:{second.getsockname()[1]}/handbook")
     with pytest.raises(StoreUnreachable, match=rf"127\.0\.0\.1:{second.getsockname()[1]} .*REST on port.*qdrant\+https"):
@@ -682,7 +750,7 @@ def test_an_unreachable_server_is_named(patient: list[float]):
     opened.close()
     first.close()
     second.close()
-    assert len(patient) == 2
+    assert sum(patient) == pytest.approx(2)
 
 
 def test_the_rest_port_stands_for_both(monkeypatch: pytest.MonkeyPatch):

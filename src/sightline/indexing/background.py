@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from sightline.patience import until
+
 T = TypeVar("T")
 
 
@@ -25,6 +27,8 @@ class Background:
         self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._stopped = False
+        self._over = threading.Event()
+        self._patience = until(self._over)  # who waits for a server that is away must not keep a stopped run waiting
 
     def ahead(self, items: Iterable[T], *, depth: int) -> Iterator[T]:
         """Draw `items` in a thread of its own, at most `depth` of them ahead of the caller."""
@@ -57,9 +61,11 @@ class Background:
         self._callbacks.append(callback)
 
     def __enter__(self) -> Self:
+        self._patience.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._patience.__exit__(None, None, None)
         self._stop()
         for thread in self._threads:
             thread.join()
@@ -85,7 +91,8 @@ class Background:
 
     def _guarded(self, stage: Callable[[], None]) -> None:
         try:
-            stage()
+            with until(self._over):
+                stage()
         except Stopped:
             return
         except BaseException as error:  # noqa: BLE001 - a thread has nobody to raise to: __exit__ does it in the caller's
@@ -94,6 +101,7 @@ class Background:
             self._stop()
 
     def _stop(self) -> None:
+        self._over.set()
         with self._lock:
             self._stopped = True
             channels = list(self._channels)

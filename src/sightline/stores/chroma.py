@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
 import sqlite3
@@ -69,6 +70,7 @@ from sightline.stores.payload import (
     text_digest,
     to_flat,
 )
+from sightline.stores.requests import Requests
 from sightline.stores.room import disk_full, has_little_room, is_full
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 
@@ -85,8 +87,8 @@ MARK_KEY = "sightline_mark"
 DIMENSIONS_KEY = "sightline_dimensions"
 _COMPLETE_KEY = "sightline_complete"  # on NAME.next: it is to take NAME's place
 WRITER = ".writer"
-_STAGED, _OLD = ".next", ".old"
-_MAX_NAME = 512
+_STAGED, OLD = ".next", ".old"
+_MAX_NAME = 512 - len(f"{WRITER}{OLD}")
 _DATABASE_FILE = "chroma.sqlite3"
 # The name of an index's directory, which is that of its segment.
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -98,6 +100,7 @@ _RECORDS_PER_PAGE = 5000
 # A server sends vectors as decimal text, about 12 bytes a number.
 _VECTORS_PER_PAGE = 500
 _DIGESTS_PER_REQUEST = 512
+_BYTES_PER_ID = 40
 _BYTES_PER_NUMBER = 6  # of a vector on its way to a server: base64, with some room
 # How many candidates are scored by cosine where Chroma orders them by something else.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
@@ -160,10 +163,10 @@ class ChromaStore:
         if self._parent is not None:
             self._parent.acquire(take_over=take_over)
             return
-        if self._name.endswith((_STAGED, _OLD, WRITER)) or len(self._name) + len(WRITER) > _MAX_NAME:
+        if self._name.endswith((_STAGED, OLD, WRITER)) or len(self._name) > _MAX_NAME:
             raise UsageError(
-                f"{self.url} can't be written: a collection's name ends with none of {_STAGED}, {_OLD} and {WRITER} and has at"
-                f" most {_MAX_NAME - len(WRITER)} characters. Choose another name."
+                f"{self.url} can't be written: a collection's name ends with none of {_STAGED}, {OLD} and {WRITER} and has at"
+                f" most {_MAX_NAME} characters. Choose another name."
             )
         with self._database.guard:
             if not self._database.is_writer:
@@ -241,8 +244,10 @@ class ChromaStore:
         if any(point.head is not None for point in plain):
             self._database.check()
         flat = [to_flat(point) for point in plain]
-        sizes = [len(point.text.encode()) + len(json.dumps(keys)) for point, keys in zip(plain, flat, strict=True)]
-        for rows in self._database.batches([size + _BYTES_PER_NUMBER * array.shape[1] for size in sizes]):
+        vector = _BYTES_PER_NUMBER * array.shape[1]
+        sizes = [len(point.text.encode()) + len(json.dumps(keys)) + vector for point, keys in zip(plain, flat, strict=True)]
+
+        def send(rows: slice) -> None:
             ids = [point.id for point in plain[rows]]
             old = self._metadata_of(collection, ids)
             self._request("upsert", partial(
@@ -253,6 +258,8 @@ class ChromaStore:
                 metadatas=[_replacing(old.get(one, {}), keys) for one, keys in zip(ids, flat[rows], strict=True)],
             ))  # fmt: skip
 
+        self._database.write(sizes, send, lambda row: _name_of(plain[row]))
+
     def update(self, points: Sequence[Point]) -> None:
         """Replace everything but the vector and the text of existing points."""
         collection = self._writable()
@@ -260,12 +267,15 @@ class ChromaStore:
         if any(point.head is not None for point in plain):
             self._database.check()
         flat = [to_flat(point) for point in plain]
-        for rows in self._database.batches([len(json.dumps(keys)) for keys in flat]):
+
+        def send(rows: slice) -> None:
             old = self._metadata_of(collection, [point.id for point in plain[rows]])
             new = {point.id: keys for point, keys in zip(plain[rows], flat[rows], strict=True) if point.id in old}
             if new:
                 changed = [_replacing(old[one], keys) for one, keys in new.items()]
                 self._request("update", partial(collection.update, ids=list(new), metadatas=changed))
+
+        self._database.write([len(json.dumps(keys)) for keys in flat], send, lambda row: _name_of(plain[row]))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points of ours; ids that aren't there are fine."""
@@ -273,13 +283,16 @@ class ChromaStore:
         known = checked_ids(ids)
         if known:
             self._database.check()
-        for start in range(0, len(known), _RECORDS_PER_PAGE):
+
+        def send(batch: list[str]) -> None:
             # Chroma takes seconds for ids and `where` together.
-            old = self._metadata_of(collection, known[start : start + _RECORDS_PER_PAGE])
+            old = self._metadata_of(collection, batch)
             ours = [one for one, flat in old.items() if is_ours(flat)]
             if ours:
                 with self._database.rows:
                     self._request("delete", partial(collection.delete, ids=ours))
+
+        self._database.by_ids(known, _RECORDS_PER_PAGE, send)
 
     def heads(self) -> Iterator[Head]:
         """The heads of all documents, all read at once."""
@@ -302,10 +315,13 @@ class ChromaStore:
 
         def read(collection: Any) -> dict[str, FloatArray]:
             holders: dict[str, str] = {}
-            for start in range(0, len(digests), _DIGESTS_PER_REQUEST):
-                clause = {TEXT_KEY: {"$in": digests[start : start + _DIGESTS_PER_REQUEST]}}
+
+            def find(batch: list[str]) -> None:
                 # One text may stand in thousands of points, so their vectors aren't asked for yet.
-                holders |= {flat[TEXT_KEY]: one for one, _, flat in self._pages(collection, clause, ["metadatas"])}
+                rows = self._pages(collection, {TEXT_KEY: {"$in": batch}}, ["metadatas"])
+                holders.update((flat[TEXT_KEY], one) for one, _, flat in rows)
+
+            self._database.by_ids(digests, _DIGESTS_PER_REQUEST, find)
             vectors = self._vectors(collection, list(holders.values()))
             return {wanted[digest]: vectors[one] for digest, one in holders.items()}
 
@@ -320,10 +336,12 @@ class ChromaStore:
 
     def records_of(self, ids: Sequence[str]) -> list[Record]:
         """Points with their vectors by their ids."""
-        collection, wanted, found = self._existing(), list(dict.fromkeys(ids)), []
-        for start in range(0, len(wanted), _VECTORS_PER_PAGE):
-            batch = wanted[start : start + _VECTORS_PER_PAGE]
-            found += _records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE)))
+        collection, found = self._existing(), list[Record]()
+
+        def read(batch: list[str]) -> None:
+            found.extend(_records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE))))
+
+        self._database.by_ids(list(dict.fromkeys(ids)), _VECTORS_PER_PAGE, read)
         return found
 
     def search(
@@ -362,7 +380,7 @@ class ChromaStore:
         live = self._database.find(self._name)
         if live is not None and not _is_ours(live):
             raise not_ours(self.url)
-        old = f"{self._name}{_OLD}"
+        old = f"{self._name}{OLD}"
         self._checked_beside(self._database.find(old), old)
         self._database.check()
         self._change(staged, {_COMPLETE_KEY: 1})
@@ -395,7 +413,7 @@ class ChromaStore:
 
     def _renamed(self) -> Any:
         """What a reader reads between the two renames of a promotion: the old collection."""
-        old = self._database.find(f"{self._name}{_OLD}")
+        old = self._database.find(f"{self._name}{OLD}")
         if old is None or not _is_ours(old):
             return None
         staged = self._database.find(f"{self._name}{_STAGED}")
@@ -465,7 +483,7 @@ class ChromaStore:
     def _swap(self, live: Any, staged: Any) -> None:
         """The two renames of a promotion; the first one is done already when `live` is None."""
         if live is not None:
-            old = f"{self._name}{_OLD}"
+            old = f"{self._name}{OLD}"
             if self._checked_beside(self._database.find(old), old) is not None:
                 self._database.delete(old)
             self._request("rename", lambda: live.modify(name=old))
@@ -479,9 +497,9 @@ class ChromaStore:
             _log.warning("finishing the interrupted rebuild of %s", self.url)
             self._swap(live, staged)
         elif live is not None:
-            old = self._database.find(f"{self._name}{_OLD}")
+            old = self._database.find(f"{self._name}{OLD}")
             if old is not None and _is_ours(old):
-                self._database.delete(f"{self._name}{_OLD}")
+                self._database.delete(f"{self._name}{OLD}")
 
     def _metadata_of(self, collection: Any, ids: list[str]) -> dict[str, Mapping[str, Any]]:
         found = self._request("read", lambda: collection.get(ids=ids, include=["metadatas"]))
@@ -507,11 +525,13 @@ class ChromaStore:
 
     def _vectors(self, collection: Any, ids: list[str]) -> dict[str, FloatArray]:
         found: dict[str, FloatArray] = {}
-        for start in range(0, len(ids), _VECTORS_PER_PAGE):
-            batch = ids[start : start + _VECTORS_PER_PAGE]
+
+        def read(batch: list[str]) -> None:
             page = self._request("read", partial(collection.get, ids=batch, include=["embeddings"]))
             # They come in the order of insertion, not as asked, and as float64.
             found.update(zip(page["ids"], np.asarray(page["embeddings"], dtype=np.float32), strict=True))
+
+        self._database.by_ids(ids, _VECTORS_PER_PAGE, read)
         return found
 
     def _records(self, collection: Any, limit: int | None, clause: dict[str, Any] | None) -> Iterator[Record]:
@@ -546,18 +566,21 @@ class ChromaStore:
 
     def _points(self, collection: Any, ids: list[str]) -> dict[str, Point]:
         points: dict[str, Point] = {}
-        for start in range(0, len(ids), _RECORDS_PER_PAGE):
-            batch = ids[start : start + _RECORDS_PER_PAGE]
+
+        def read(batch: list[str]) -> None:
             page = self._request("read", partial(collection.get, ids=batch, include=["documents", "metadatas"]))
-            points |= _points_of(page["ids"], page["documents"], page["metadatas"])
+            points.update(_points_of(page["ids"], page["documents"], page["metadatas"]))
+
+        self._database.by_ids(ids, _RECORDS_PER_PAGE, read)
         return points
 
 
 class Database(ABC):
     """What the stores of one URL share: the connection, the right to write, and names for Chroma's errors."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, most_bytes: float = math.inf) -> None:
         self.url = url
+        self.requests = Requests(url, most_bytes)
         self.guard = threading.RLock()
         self.rows = threading.RLock()  # deletions and readings of several pages exclude each other
         self.is_writer = False
@@ -590,8 +613,19 @@ class Database(ABC):
         """Free all of it. Closing twice is fine."""
 
     @abstractmethod
-    def batches(self, sizes: Sequence[int]) -> list[slice]:
-        """How points of these sizes in bytes are split into requests."""
+    def most_points(self) -> int:
+        """How many points go into one write."""
+
+    def write(self, sizes: Sequence[int], send: Callable[[slice], None], name: Callable[[int], str]) -> None:
+        """Write rows of these sizes in bytes, in as many requests as it takes; `name` names a row."""
+        for rows in self.requests.cut(sizes, self.most_points()) if sizes else ():
+            self.requests.send(rows, sizes, send, name)
+
+    def by_ids(self, ids: Sequence[str], most: int, send: Callable[[list[str]], None]) -> None:
+        """Read or remove by ids, at most so many at a time."""
+        sizes = [_BYTES_PER_ID] * len(ids)
+        for rows in self.requests.cut(sizes, most):
+            self.requests.send(rows, sizes, lambda some: send(list(ids[some])), lambda row: f"the id {ids[row]}")
 
     def call(self, what: str, request: Callable[[], T]) -> T:
         """One request, with Chroma's errors named."""
@@ -604,7 +638,7 @@ class Database(ABC):
         if client is None:
             return None
         try:
-            return self.call("look-up", lambda: client.get_collection(name, embedding_function=None))
+            return self.call(f"look-up on {self.url}", lambda: client.get_collection(name, embedding_function=None))
         except CollectionNotFound:
             return None
 
@@ -612,11 +646,11 @@ class Database(ABC):
         """Make a collection with cosine distance; False when there is one of that name."""
         client = self.connected()
         try:
-            self.call("create", lambda: client.create_collection(
+            self.call(f"create on {self.url}", lambda: client.create_collection(
                 name, metadata=dict(metadata), configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
             ))  # fmt: skip
         except StoreError as error:
-            if "already exists" in str(error) or "UNIQUE constraint" in str(error):
+            if is_taken(error):
                 return False
             raise
         return True
@@ -625,14 +659,16 @@ class Database(ABC):
         """Remove a collection; gone already is fine."""
         client = self.connected()
         try:
-            self.call("delete", lambda: client.delete_collection(name))
+            self.call(f"delete on {self.url}", lambda: client.delete_collection(name))
         except CollectionNotFound:
             _log.debug("the collection %s was gone already", name)
 
     def max_batch(self) -> int:
         """How many points Chroma takes in one write."""
         if self._max_batch is None:
-            self._max_batch = int(self.call("limits", self.connected().get_max_batch_size))
+            self._max_batch = int(self.call(f"limits of {self.url}", self.connected().get_max_batch_size))
+        if self._max_batch < 1:
+            raise StoreError(f"Chroma says that it takes {self._max_batch} points a write on {self.url}; it must take one.")
         return self._max_batch
 
     @contextmanager
@@ -729,10 +765,9 @@ class _Directory(Database):
             finally:
                 self._unlock()
 
-    def batches(self, sizes: Sequence[int]) -> list[slice]:
-        """By count only: nothing is sent anywhere."""
-        size = self.max_batch()
-        return [slice(start, start + size) for start in range(0, len(sizes), size)]
+    def most_points(self) -> int:
+        """What Chroma takes: nothing is sent anywhere."""
+        return self.max_batch()
 
     def _connect(self) -> None:
         if not self._is_open() or self._directory not in _OPENED:
@@ -790,6 +825,11 @@ def _persistent_client(url: str, directory: Path) -> Any:
             raise StoreError(f"Chroma can't open {url}: {error}. Close the other Chroma client of this process first.") from error
 
 
+def is_taken(error: StoreError) -> bool:
+    """Whether Chroma says that there is a collection of that name."""
+    return "already exists" in str(error) or "UNIQUE constraint" in str(error)
+
+
 def _is_ours(collection: Any) -> bool:
     return CONTRACT_KEY in (collection.metadata or {})
 
@@ -802,6 +842,10 @@ def _space(collection: Any) -> str:
 def _replacing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     """The new metadata with None for every key that the old one has beyond it: Chroma merges, and None removes."""
     return {**dict.fromkeys(old), **new}
+
+
+def _name_of(point: Point) -> str:
+    return f"the point {point.id} of {point.source!r}"
 
 
 def _points_of(ids: Sequence[str], documents: Sequence[Any], metadatas: Sequence[Any]) -> dict[str, Point]:

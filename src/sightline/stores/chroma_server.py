@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,10 +16,21 @@ from chromadb.config import Settings, System
 from chromadb.errors import ChromaError
 
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
+from sightline.patience import at_most
 from sightline.stores.checks import store_closed
-from sightline.stores.chroma import WRITER, Database
-from sightline.stores.leases import Lease
-from sightline.stores.retries import retrying
+from sightline.stores.chroma import OLD, WRITER, Database, is_taken
+from sightline.stores.leases import PARTING_S, Lease
+from sightline.stores.requests import RequestTooLarge
+from sightline.stores.retries import (
+    AWAY_S,
+    FAILED_S,
+    FIRST_S,
+    PERMANENT,
+    READING_S,
+    http_patience,
+    retrying,
+    seconds_asked,
+)
 
 _LEASE_KEY = "sightline_lease"
 # A server takes 40 MiB a request; smaller ones lose less when they are sent again. 10,000 points of 256 dimensions to a server on
@@ -29,6 +39,7 @@ _LEASE_KEY = "sightline_lease"
 _BYTES_PER_REQUEST = 8 * 2**20
 _POINTS_PER_REQUEST = 1000
 _TIMEOUT = httpx.Timeout(connect=10, read=120, write=120, pool=120)
+_ERROR_CHARACTERS = 200
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,9 +49,10 @@ class Server(Database):
     """A database on a server."""
 
     def __init__(self, url: str, host: str, port: int, name: str, *, tls: bool) -> None:
-        super().__init__(url)
+        super().__init__(url, most_bytes=_BYTES_PER_REQUEST)
         self._host, self._port, self._tls = host, port, tls
         self._lease = Lease(_WriterTable(self, f"{name}{WRITER}"), url)
+        self._patience_s = READING_S
 
     def connected(self) -> Any:
         """The client, whose first use is a sign of life from the server."""
@@ -49,7 +61,7 @@ class Server(Database):
                 client = _HttpClient(self._host, self._port, tls=self._tls, on_response=self._inspect)
                 try:
                     with self._named():
-                        client.heartbeat()
+                        _retrying(f"the first contact with {self._address()}", client.heartbeat, _first_patience)
                 except BaseException:
                     client.close()
                     raise
@@ -63,8 +75,13 @@ class Server(Database):
         return None
 
     def acquire(self, *, take_over: bool) -> None:
-        """Take the collection's lease."""
-        self._lease.acquire(take_over=take_over)
+        """Take the collection's lease; from here on a server that is away is waited for as a run does."""
+        self._patience_s = AWAY_S
+        try:
+            self._lease.acquire(take_over=take_over)
+        except BaseException:
+            self._patience_s = READING_S
+            raise
 
     def check(self) -> None:
         """Ask the server whose lease it is."""
@@ -72,13 +89,15 @@ class Server(Database):
 
     def release(self) -> None:
         """Give the lease back."""
+        self._patience_s = READING_S
         self._lease.release()
 
     def close(self) -> None:
         """Give the lease back and close the connections."""
         try:
             # Not under the guard: the lease waits for its heartbeat, which may be waiting for the guard.
-            self._lease.release()
+            with at_most(PARTING_S):
+                self._lease.release()
         except StoreError as error:
             _log.warning("the lease of %s stays until it is taken over: %s", self.url, error)
         finally:
@@ -88,33 +107,40 @@ class Server(Database):
                 if client is not None:
                     client.close()
 
-    def batches(self, sizes: Sequence[int]) -> list[slice]:
-        """By count and by bytes; a point that is larger than a request goes alone."""
-        most = min(self.max_batch(), _POINTS_PER_REQUEST)
-        batches: list[slice] = []
-        start, filled = 0, 0
-        for row, size in enumerate(sizes):
-            if row > start and (filled + size > _BYTES_PER_REQUEST or row - start == most):
-                batches.append(slice(start, row))
-                start, filled = row, 0
-            filled += size
-        return [*batches, slice(start, len(sizes))] if sizes else []
+    def most_points(self) -> int:
+        """What the server says, and less."""
+        return min(self.max_batch(), _POINTS_PER_REQUEST)
 
     def call(self, what: str, request: Callable[[], T]) -> T:
-        """One request, again when the server was busy or gone for a moment."""
-        with self._named():
-            return retrying(request, is_transient=_is_transient, what=what, wait_at_least=_asked_wait_s)
+        """One request, again when the server was busy or gone for a while."""
+        with self._named(), at_most(self._patience_s):
+            return _retrying(what, request, _patience_for)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
         try:
             with super()._named():
                 yield
-        except (httpx.HTTPError, _Busy) as error:
-            raise StoreUnreachable(
-                f"The Chroma server at {self._address()} doesn't answer: {type(error).__name__}: {error}. Check that it runs"
-                f" (chroma run --host HOST --port PORT) and that host, port and http or https of {self.url} are right."
-            ) from error
+        except httpx.HTTPError as error:
+            raise self._unreachable(f"{type(error).__name__}: {error}".rstrip(".")) from error
+        except _Refusal as refusal:
+            if http_patience(refusal.status) == AWAY_S:
+                raise self._unreachable(str(refusal)) from refusal
+            raise StoreError(
+                f"The Chroma server at {self._address()} failed: {refusal}. Its log says why. What was written stays: start the"
+                " same command again when that is mended."
+            ) from refusal
+
+    def _unreachable(self, said: str) -> StoreUnreachable:
+        if self._client is None:
+            return StoreUnreachable(
+                f"The Chroma server at {self._address()} doesn't answer: {said}. Check that it runs (chroma run --host HOST"
+                f" --port PORT) and that host, port and http or https of {self.url} are right."
+            )
+        return StoreUnreachable(
+            f"The Chroma server at {self._address()} stopped answering: {said}. Check that it runs, then start the same command"
+            " again: it goes on where it stopped."
+        )
 
     def _inspect(self, response: httpx.Response) -> None:
         """Raise what Chroma's client would blur: it keeps no status."""
@@ -124,11 +150,15 @@ class Server(Database):
         status = response.status_code
         if status in (401, 403):
             known = "CHROMA_API_KEY is set, but" if _api_key() else "CHROMA_API_KEY is not set, and"
-            raise StoreUnreachable(f"{known} the Chroma server at {self._address()} refuses it (HTTP {status}). Check the key.")
+            raise StoreUnreachable(
+                f"{known} the Chroma server at {self._address()} refuses it (HTTP {status}). Check the key, and set that of the"
+                " server: export CHROMA_API_KEY=..."
+            )
         if status == 413:
-            raise StoreError(f"The Chroma server at {self._address()} refuses a request as too large. Cut smaller chunks.")
-        if (status == 429 or status >= 500) and "constraint failed" not in text:
-            raise _Busy(status, text, response.headers.get("retry-after", ""))
+            raise RequestTooLarge(f"The server at {self._address()} answers HTTP 413 (too large) {_line(text)}".strip() + ".")
+        # What a name or an id that is taken already breaks is a constraint, which waiting doesn't mend.
+        if (status >= 500 and "constraint failed" not in text) or http_patience(status):
+            raise _Refusal(status, text, seconds_asked(response.headers.get("retry-after", "")))
         if not _is_from_chroma(text):
             raise StoreUnreachable(
                 f"What answers at {self._address()} is no Chroma server of version 1 (HTTP {status}). Check host and port of"
@@ -139,12 +169,14 @@ class Server(Database):
         return f"{self._host}:{self._port}"
 
 
-class _Busy(Exception):
-    """The server answered that it can't answer now."""
+class _Refusal(Exception):
+    """The server answered that it can't do this, now or at all."""
 
-    def __init__(self, status: int, text: str, retry_after: str) -> None:
-        super().__init__(f"HTTP {status} {text[:200]}".strip())
-        self.retry_after_s = float(retry_after) if retry_after.isdecimal() else None
+    def __init__(self, status: int, text: str, asked_wait_s: float | None) -> None:
+        asked = "" if asked_wait_s is None else f"asks to wait for {asked_wait_s:.0f} s"
+        super().__init__(" ".join(filter(None, (f"HTTP {status}", asked, _line(text)))))
+        self.status = status
+        self.asked_wait_s = asked_wait_s
 
 
 class _HttpClient:
@@ -175,7 +207,7 @@ class _HttpClient:
             self._server.heartbeat()
             self._server.get_user_identity()
         except (KeyError, TypeError, ValueError) as error:
-            raise httpx.RemoteProtocolError(f"the answer is not Chroma's ({type(error).__name__})") from error
+            raise httpx.DecodingError(f"the answer is not Chroma's ({type(error).__name__})") from error
 
     def get_collection(self, name: str, *, embedding_function: None) -> Any:
         """As in chromadb.HttpClient."""
@@ -235,16 +267,31 @@ class _WriterTable:
     def replace(self, record: Mapping[str, Any]) -> None:
         """Write into the collection that was seen last, whatever its name is now."""
         found = self._found
-        self._database.call("lease", lambda: found.modify(metadata={**record, _LEASE_KEY: 1}))
+        self._database.call(f"lease of {self._database.url}", lambda: found.modify(metadata={**record, _LEASE_KEY: 1}))
 
     def remove(self) -> None:
         """Remove the collection that was seen last: it is renamed first, because Chroma removes by name only."""
-        found, away = self._found, f"sightline-{uuid.uuid4().hex}{WRITER}"
+        away = f"{self._name}{OLD}"
         try:
-            self._database.call("lease", lambda: found.modify(name=away))
+            if not self._rename(away):
+                self._database.delete(away)  # what was killed between these two steps left it
+                self._rename(away)
         except CollectionNotFound:
             return  # somebody else removed it, so the name may be theirs by now
         self._database.delete(away)
+
+    def _rename(self, name: str) -> bool:
+        """False where the name is taken."""
+        found = self._found
+        try:
+            self._database.call(f"lease of {self._database.url}", lambda: found.modify(name=name))
+        except CollectionNotFound:
+            raise
+        except StoreError as error:
+            if is_taken(error):
+                return False
+            raise
+        return True
 
 
 def _api_key() -> str:
@@ -258,11 +305,33 @@ def _is_from_chroma(text: str) -> bool:
         return False
 
 
-def _is_transient(error: BaseException) -> bool:
-    """Whether the same request may go through in a moment."""
-    # The second is what Chroma says of a collection that is just being removed or made.
-    return isinstance(error, (httpx.TransportError, _Busy)) or (isinstance(error, ChromaError) and "Missing field" in str(error))
+def _line(text: str) -> str:
+    return " ".join(text.split())[:_ERROR_CHARACTERS]
 
 
-def _asked_wait_s(error: BaseException) -> float | None:
-    return error.retry_after_s if isinstance(error, _Busy) else None
+def _retrying(what: str, request: Callable[[], T], patience_for: Callable[[BaseException], float]) -> T:
+    return retrying(request, patience_for=patience_for, what=what, asked_wait=_asked_wait)
+
+
+def _patience_for(error: BaseException) -> float:
+    """Seconds for which the same request is worth trying again."""
+    if isinstance(error, httpx.TransportError):
+        return AWAY_S
+    if isinstance(error, _Refusal):
+        return http_patience(error.status)
+    # An answer that was cut on its way, and what Chroma says of a collection that is just being removed or made.
+    if isinstance(error, json.JSONDecodeError) or (isinstance(error, ChromaError) and "Missing field" in str(error)):
+        return FAILED_S
+    return PERMANENT
+
+
+def _first_patience(error: BaseException) -> float:
+    """As `_patience_for`, but quick to say that nobody is there; who says that he is busy is there."""
+    if not isinstance(error, _Refusal):
+        return min(_patience_for(error), FIRST_S)
+    is_busy = error.status == httpx.codes.TOO_MANY_REQUESTS
+    return http_patience(error.status) if is_busy else min(http_patience(error.status), FAILED_S)
+
+
+def _asked_wait(error: BaseException) -> float | None:
+    return error.asked_wait_s if isinstance(error, _Refusal) else None

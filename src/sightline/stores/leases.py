@@ -22,9 +22,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sightline.errors import StoreLocked
+from sightline.patience import at_most
 
 HEARTBEAT_S = 20.0
 STALE_S = 300.0
+# Who closes has done what he could: the lease runs out, or is taken over, where the server is away just then.
+PARTING_S = 3.0
 
 _log = logging.getLogger(__name__)
 # Runs of this process. A restarted container often has the process id of the one before it, and that one is dead.
@@ -151,6 +154,10 @@ class Lease:
             raise StoreLocked(self._held_by(self._table.read() or {}))
 
     def _beat(self) -> None:
+        with at_most(0):  # the next beat is the next attempt; whoever needs the guard meanwhile has patience of his own
+            self._beat_on()
+
+    def _beat_on(self) -> None:
         while not self._stop.wait(self._heartbeat_s):
             try:
                 with self._guard:
@@ -159,7 +166,9 @@ class Lease:
                         return
                     self._table.replace(self._record())
             except Exception as error:  # noqa: BLE001  # the network may be back at the next beat, and `check` asks for itself
-                _log.warning("the lease of %s was not renewed, trying again in %g s: %s", self._url, self._heartbeat_s, error)
+                # What lies below: the error itself says what to do about a run that has ended.
+                cause = error.__cause__ or error
+                _log.warning("the lease of %s was not renewed, trying again in %g s: %s", self._url, self._heartbeat_s, cause)
 
     def _record(self) -> dict[str, Any]:
         return {

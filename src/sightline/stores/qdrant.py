@@ -25,6 +25,7 @@ import numpy as np
 
 from sightline.cutting import cut
 from sightline.errors import MissingExtra, StoreError
+from sightline.patience import at_most
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
     checked_addition,
@@ -44,6 +45,7 @@ from sightline.stores.checks import (
     store_closed,
 )
 from sightline.stores.filters import Condition, matches, parse_filter
+from sightline.stores.leases import PARTING_S
 from sightline.stores.payload import (
     HEAD_FIELDS,
     HEAD_KEY,
@@ -76,9 +78,8 @@ else:  # these need the client
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-# Qdrant's own advice is 64 to 256 points a request, below 5 MB.
-_POINTS_PER_REQUEST, _BYTES_PER_REQUEST = 256, 4_000_000
-_IDS_PER_REQUEST = 1000
+_POINTS_PER_REQUEST = 256
+_IDS_PER_REQUEST, _BYTES_PER_ID = 1000, 40
 _TEXTS_PER_REQUEST = 200
 _RECORDS_PER_PAGE, _PLAIN_RECORDS_PER_PAGE = 256, 2000
 _LOCAL_RECORDS_PER_PAGE = 5000  # local mode looks at all points for each page
@@ -233,25 +234,32 @@ class QdrantStore:
         plain, array = checked_points(points, vectors, layout.dimensions)
         self._database.expect(layout.name, len(plain))
         payloads = [to_nested(point) for point in plain]
-        calls = [
-            partial(self._upsert, layout, plain[rows], payloads[rows], array[rows])
-            for rows in _batches(payloads, sum(layout.vectors.lengths) * self._database.bytes_per_number)
-        ]
-        self._database.each(calls)
+
+        def send(rows: slice) -> None:
+            self._upsert(layout, plain[rows], payloads[rows], array[rows])
+
+        self._write(layout, plain, payloads, sum(layout.vectors.lengths) * self._database.bytes_per_number, send)
 
     def update(self, points: Sequence[Point]) -> None:
         """Replace the payload of those points of ours that are there."""
         layout = self._writable()
         plain = checked_updates(points)
         payloads = [to_nested(point) for point in plain]
-        self._database.each([partial(self._overwrite, layout, plain[rows], payloads[rows]) for rows in _batches(payloads, 0)])
+
+        def send(rows: slice) -> None:
+            self._overwrite(layout, plain[rows], payloads[rows])
+
+        self._write(layout, plain, payloads, 0, send)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove points of ours; ids that aren't there are fine."""
         layout = self._writable()
-        for batch in _slices(checked_ids(ids), _IDS_PER_REQUEST):
+
+        def delete(batch: list[str]) -> None:
             self._database.check()
             self._request("deleting", partial(_delete, layout.name, models.FilterSelector(filter=_ours(batch))))
+
+        self._by_ids(checked_ids(ids), min(_IDS_PER_REQUEST, layout.limits.values), delete)
 
     def heads(self) -> Iterator[Head]:
         """The heads of all documents, all read at once."""
@@ -273,11 +281,14 @@ class QdrantStore:
         layout = self._pinned()
         text_of = {text_digest(text): text for text in texts}
         found: dict[str, FloatArray] = {}
-        for digests in _slices(list(text_of), _TEXTS_PER_REQUEST):
+
+        def read(digests: list[str]) -> None:
             for record in self._scroll(layout, _ours(None, TEXT_KEY, digests), [TEXT_KEY], vectors=True):
                 row = vector_of(record, layout)
                 if row is not None:
                     found[text_of[record.payload[TEXT_KEY]]] = row
+
+        self._by_ids(list(text_of), min(_TEXTS_PER_REQUEST, layout.limits.values), read)
         return found
 
     def records(self, limit: int | None = None, *, filter: Filter | None = None) -> Iterator[Record]:
@@ -289,9 +300,12 @@ class QdrantStore:
         layout = self._pinned()
         known: list[Any] = [*only_uuids(ids), *(int(one) for one in dict.fromkeys(ids) if one.isascii() and one.isdecimal())]
         found: list[Any] = []
-        for batch in _slices(known, _RECORDS_PER_PAGE):
+
+        def read(batch: list[Any]) -> None:
             call = partial(_retrieve, layout.name, batch, payload=True, vectors=vector_selector(layout))
-            found += self._request("reading", call)
+            found.extend(self._request("reading", call))
+
+        self._by_ids(known, min(_RECORDS_PER_PAGE, layout.limits.records), read)
         rows = ((record, vector_of(record, layout)) for record in found)
         return [_record(record, row) for record, row in rows if row is not None]
 
@@ -360,7 +374,7 @@ class QdrantStore:
         if self._closed or self._parent is not None:
             self._closed = True
             return
-        with self._guard:
+        with self._guard, at_most(PARTING_S):
             try:
                 self._restore_indexing()
             except StoreError as error:
@@ -435,6 +449,24 @@ class QdrantStore:
 
     # Points
 
+    def _write(
+        self, layout: Layout, points: Sequence[Point], payloads: Sequence[dict[str, Any]], bytes_per_vector: int,
+        send: Callable[[slice], None],
+    ) -> None:
+        """Send all rows, several requests at once on a server."""
+        sizes = [bytes_per_vector + len(json.dumps(payload, ensure_ascii=False).encode()) for payload in payloads]
+        requests, most = self._database.requests, min(_POINTS_PER_REQUEST, layout.limits.points)
+        self._database.each([
+            partial(requests.send, rows, sizes, send, lambda row: f"the point {points[row].id} of {points[row].source!r}")
+            for rows in requests.cut(sizes, most)
+        ])  # fmt: skip
+
+    def _by_ids(self, ids: Sequence[T], most: int, send: Callable[[list[T]], None]) -> None:
+        """Read or remove by ids, at most so many at a time."""
+        sizes = [_BYTES_PER_ID] * len(ids)
+        for rows in self._database.requests.cut(sizes, most):
+            self._database.requests.send(rows, sizes, lambda some: send(list(ids[some])), lambda row: f"the id {ids[row]}")
+
     def _upsert(self, layout: Layout, points: Sequence[Point], payloads: Sequence[dict[str, Any]], rows: FloatArray) -> None:
         if any(point.head is not None for point in points):
             self._database.check()
@@ -478,6 +510,7 @@ class QdrantStore:
         with_vectors = vector_selector(layout) if vectors else False
         if not self._database.is_server:
             size = max(size, _LOCAL_RECORDS_PER_PAGE)
+        size = min(size, layout.limits.records)
         offset: Any = None
         while True:
             self._check_open()
@@ -566,23 +599,6 @@ def _ours(ids: Sequence[str] | None = None, key: str | None = None, value: str |
 def _equals(key: str, value: str | int | list[str]) -> models.FieldCondition:
     match: Any = models.MatchAny(any=value) if isinstance(value, list) else models.MatchValue(value=value)
     return models.FieldCondition(key=key, match=match)
-
-
-def _batches(payloads: Sequence[Mapping[str, Any]], bytes_per_vector: int) -> list[slice]:
-    """Slices of at most 256 points and 4 MB; a single point may be larger."""
-    slices: list[slice] = []
-    start, size = 0, 0
-    for row, payload in enumerate(payloads):
-        weight = bytes_per_vector + len(json.dumps(payload, ensure_ascii=False).encode())
-        if row > start and (row - start == _POINTS_PER_REQUEST or size + weight > _BYTES_PER_REQUEST):
-            slices.append(slice(start, row))
-            start, size = row, 0
-        size += weight
-    return [*slices, slice(start, len(payloads))] if payloads else []
-
-
-def _slices(items: list[T], size: int) -> list[list[T]]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def _delete(physical: str, where: models.FilterSelector, client: QdrantClient) -> None:

@@ -11,11 +11,14 @@ from qdrant_client import QdrantClient, models
 
 from sightline.stores.qdrant_errors import finished
 from sightline.stores.qdrant_vectors import by_point
+from sightline.stores.requests import Requests
 from sightline.types import FloatArray
 
 T = TypeVar("T")
 Call = Callable[[QdrantClient], T]
 Payload: TypeAlias = dict[str, Any]
+# Qdrant's own advice is 64 to 256 points a request, below 5 MB; over REST it takes no more than 32 MiB.
+_BYTES_PER_REQUEST = 4_000_000
 
 
 class Database(ABC):
@@ -24,7 +27,8 @@ class Database(ABC):
     is_server: bool
     bytes_per_number = 4
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
+        self.requests = Requests(url, _BYTES_PER_REQUEST)
         self.guard = threading.RLock()
         self.is_closed = False
         self.is_held = False

@@ -38,7 +38,7 @@ class Directory(Database):
     is_server = False
 
     def __init__(self, url: str, directory: Path) -> None:
-        super().__init__()
+        super().__init__(url)
         self._url = url
         self._path = directory
         self._lock = DirectoryLock(directory)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import sqlite3
 import threading
 import warnings
@@ -20,16 +22,27 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from sightline.errors import StoreError, StoreUnreachable
 from sightline.stores.checks import collection_not_found
+from sightline.stores.requests import RequestTooLarge
+from sightline.stores.retries import AWAY_S, FAILED_S, PERMANENT, http_patience, seconds_asked
 from sightline.stores.room import disk_full, is_full
 
 API_KEY_VARIABLE = "QDRANT_API_KEY"
-_TRANSIENT_HTTP = {408, 429, *range(500, 600)} - {507}  # 507: a quota is used up, which waiting doesn't mend
-_TRANSIENT_GRPC = {
-    grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL,
-}  # fmt: skip
-_NO_ANSWER_GRPC = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+_GRPC_PATIENCE = {
+    grpc.StatusCode.UNAVAILABLE: AWAY_S,
+    grpc.StatusCode.DEADLINE_EXCEEDED: AWAY_S,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: AWAY_S,  # too many requests; what is too large is told apart
+    grpc.StatusCode.ABORTED: FAILED_S,
+    grpc.StatusCode.INTERNAL: FAILED_S,  # what Qdrant says where REST says 500
+    # We cancel nothing, so a proxy did; and what a proxy answers with a status that gRPC doesn't know is "unknown".
+    grpc.StatusCode.CANCELLED: FAILED_S,
+    grpc.StatusCode.UNKNOWN: FAILED_S,
+}
+# Of gRPC for Python and Go, of Qdrant's REST (as 400) and its gRPC ("decoded message length"), and of a proxy before gRPC.
+_TOO_LARGE = re.compile(r"larger than (max|allowed)|message length too large|status: 413")
+_NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, 408, 502, 503, 504}
+_LONGEST_RETRY_AFTER_S = 10**6
 REFUSED = {401, 403, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+_BUSY = {429, grpc.StatusCode.RESOURCE_EXHAUSTED}
 _ABSENT = {404, grpc.StatusCode.NOT_FOUND}
 _TAKEN = {409, grpc.StatusCode.ALREADY_EXISTS}
 
@@ -65,11 +78,29 @@ def status_of(error: BaseException) -> Any:
     return error.code() if isinstance(error, grpc.Call) else None
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request may go well the next time."""
-    if isinstance(error, (Unfinished, ResourceExhaustedResponse)):
-        return True
-    return _is_transport(error) or status_of(error) in _TRANSIENT_HTTP | _TRANSIENT_GRPC
+def is_too_large(error: BaseException) -> bool:
+    """Whether the server, or what lies before it, refused a request because of its size."""
+    status = status_of(error)
+    if status is None:
+        return False
+    return status == httpx.codes.REQUEST_ENTITY_TOO_LARGE or bool(_TOO_LARGE.search(_text_of(error)))
+
+
+def patience_for(error: BaseException) -> float:
+    """Seconds for which the same request is worth trying again."""
+    if isinstance(error, ResourceExhaustedResponse) or _is_transport(error):
+        return AWAY_S
+    if isinstance(error, (Unfinished, json.JSONDecodeError, ResponseHandlingException)):  # the latter two: an answer that was cut
+        return FAILED_S
+    status = status_of(error)
+    if status is None or is_too_large(error):
+        return PERMANENT
+    return _GRPC_PATIENCE.get(status, PERMANENT) if isinstance(status, grpc.StatusCode) else http_patience(status)
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the server says that it is asked too much, so that it is there."""
+    return isinstance(error, ResourceExhaustedResponse) or status_of(error) in _BUSY
 
 
 def _is_transport(error: BaseException) -> bool:
@@ -78,7 +109,23 @@ def _is_transport(error: BaseException) -> bool:
 
 def asked_wait(error: BaseException) -> float | None:
     """Seconds that the server asked to wait, if it did."""
+    if isinstance(error, UnexpectedResponse):
+        return seconds_asked(error.headers.get("retry-after", ""))
     return float(error.retry_after_s) if isinstance(error, ResourceExhaustedResponse) else None
+
+
+def plain_retry_after(response: httpx.Response) -> None:
+    """Turn a date in Retry-After into seconds: qdrant-client takes a number only, and fails on anything else."""
+    if "retry-after" in response.headers:
+        seconds = seconds_asked(response.headers["retry-after"])
+        if seconds is None:
+            del response.headers["retry-after"]
+        else:
+            response.headers["retry-after"] = str(min(math.ceil(seconds), _LONGEST_RETRY_AFTER_S))
+
+
+def _text_of(error: BaseException) -> str:
+    return error.content.decode(errors="replace") if isinstance(error, UnexpectedResponse) else str(error)
 
 
 def said_by(error: BaseException) -> str:
@@ -109,7 +156,9 @@ def named_errors(url: str, where: str, *, unreachable: bool = False) -> Iterator
                 f"The Qdrant server at {where} refuses access: the key {held} ({said}). Set the key of that server and its"
                 f" rights to write in the environment: export {API_KEY_VARIABLE}=..."
             ) from error
-        if unreachable or _is_transport(error) or status in _NO_ANSWER_GRPC:
+        if is_too_large(error):
+            raise RequestTooLarge(f"Qdrant says: {said}.") from error
+        if unreachable or _is_transport(error) or status in _NO_ANSWER:
             raise StoreUnreachable(
                 f"The Qdrant server at {where} stopped answering ({said}). Check that it runs, then start the same command again:"
                 " it goes on where it stopped."

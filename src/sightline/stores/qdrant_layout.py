@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,21 @@ from sightline.errors import StoreError
 from sightline.stores.qdrant_names import STATE_KEY
 from sightline.stores.qdrant_vectors import quantization_of
 from sightline.types import FloatArray, VectorLayout, VectorStorage
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What goes into one request to this collection, where its server says so (Qdrant calls it strict mode).
+
+    Args:
+        points: Points of a write.
+        records: Records of a reading.
+        values: Ids or texts of a condition.
+    """
+
+    points: int = sys.maxsize
+    records: int = sys.maxsize
+    values: int = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +51,7 @@ class Layout:
     is_cosine: bool
     flat_too: bool
     metadata: Mapping[str, Any]
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def dimensions(self) -> int:
@@ -79,7 +96,15 @@ def layout_of(url: str, name: str, info: models.CollectionInfo) -> Layout:
         is_cosine=is_cosine,
         flat_too=STATE_KEY not in metadata,
         metadata=metadata,
+        limits=_limits(info.config.strict_mode_config),
     )
+
+
+def _limits(config: models.StrictModeConfigOutput | None) -> Limits:
+    if config is None or not config.enabled:
+        return Limits()
+    known = (config.upsert_max_batchsize, config.max_query_limit, config.condition_max_size)
+    return Limits(*(one or sys.maxsize for one in known))
 
 
 def _shorter(named: Mapping[str, models.VectorParams]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ from qdrant_client import grpc as proto
 from qdrant_client.conversions.conversion import GrpcToRest, payload_to_grpc
 
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
+from sightline.patience import at_most
 from sightline.stores.checks import store_closed
 from sightline.stores.leases import Lease
 from sightline.stores.payload import HEAD_KEY, POINT_KEY, SOURCE_KEY, TEXT_KEY, VISIBLE_SOURCE_KEY
@@ -27,19 +29,23 @@ from sightline.stores.qdrant_errors import (
     NameTaken,
     asked_wait,
     finished,
-    is_transient,
+    is_busy,
     named_errors,
+    patience_for,
+    plain_retry_after,
     said_by,
     status_of,
     without_client_warnings,
 )
 from sightline.stores.qdrant_names import defer_indexing
-from sightline.stores.retries import retrying
+from sightline.stores.retries import AWAY_S, FIRST_S, PERMANENT, READING_S, retrying
 from sightline.types import FloatArray
 
 _log = logging.getLogger(__name__)
 _OLDEST_SERVER = (1, 16, 0)  # collection metadata, which came a little earlier, is documented from here on
-_TIMEOUT_S, _FIRST_ANSWER_S, _FIRST_ATTEMPTS = 60, 10, 3
+_TIMEOUT_S, _FIRST_ANSWER_S = 60, 10
+# gRPC's own is two minutes: a server that is back would be looked for that much later.
+_LONGEST_RECONNECT_MS = 5000
 _GRPC_PORT, _REST_PORT = 6334, 6333
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 # Qdrant's own advice is 2 to 4 requests at once.
@@ -59,7 +65,7 @@ class Server(Database):
     is_server = True
 
     def __init__(self, url: str, host: str, port: int, collection: str, *, tls: bool) -> None:
-        super().__init__()
+        super().__init__(url)
         self._url = url
         self._host = host
         self._tls = tls
@@ -69,6 +75,7 @@ class Server(Database):
         self._pool: ThreadPoolExecutor | None = None
         self._lease = Lease(_WriterRecord(self, url, f"{collection}.writer"), url)
         self._written: Counter[str] = Counter()
+        self._patience_s = READING_S
 
     def is_present(self) -> bool:
         return True
@@ -78,17 +85,20 @@ class Server(Database):
 
     def request(self, url: str, what: str, call: Call[T]) -> T:
         client = self._connected()
-        with named_errors(url, f"{self._host}:{self._grpc_port}"):
-            return retrying(
-                lambda: call(client), is_transient=is_transient, what=f"{what} at {url}", wait_at_least=asked_wait
-            )  # fmt: skip
+        with named_errors(url, f"{self._host}:{self._grpc_port}"), at_most(self._patience_s):
+            return retrying(lambda: call(client), patience_for=patience_for, what=f"{what} at {url}", asked_wait=asked_wait)
 
     def acquire(self, *, take_over: bool) -> None:
-        self._lease.acquire(take_over=take_over)
+        self._patience_s = AWAY_S  # from here on a server that is away is waited for as a run does
+        try:
+            self._lease.acquire(take_over=take_over)
+        except BaseException:
+            self._patience_s = READING_S
+            raise
         self.is_held = True
 
     def release(self) -> None:
-        self.is_held = False
+        self.is_held, self._patience_s = False, READING_S
         self._lease.release()
 
     def check(self) -> None:
@@ -136,7 +146,8 @@ class Server(Database):
         with self.guard:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_REQUESTS_IN_FLIGHT, thread_name_prefix="sightline-qdrant")
-            futures = [self._pool.submit(call) for call in calls]
+            # With this thread's patience: it ends where the run is stopped.
+            futures = [self._pool.submit(contextvars.copy_context().run, call) for call in calls]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
@@ -172,7 +183,7 @@ class Server(Database):
                 raise store_closed(self._url)
             if self._client is None:
                 self._client = retrying(
-                    self._connect, is_transient=_is_without_answer, what=f"connecting to {self._url}", attempts=_FIRST_ATTEMPTS
+                    self._connect, patience_for=_first_patience, what=f"connecting to {self._url}", asked_wait=_first_wait
                 )
             return self._client
 
@@ -183,7 +194,7 @@ class Server(Database):
             try:
                 self._check_answer(is_grpc)
             except StoreUnreachable as error:
-                if isinstance(error.__cause__, Exception) and status_of(error.__cause__) in REFUSED:
+                if error.__cause__ is not None and (status_of(error.__cause__) in REFUSED or is_busy(error.__cause__)):
                     raise
                 failures.append(f"{'gRPC' if is_grpc else 'REST'} on port {port}: {said_by(error.__cause__ or error)}")
                 continue
@@ -225,6 +236,8 @@ class Server(Database):
                 host=host, port=self._rest_port, grpc_port=self._grpc_port, prefer_grpc=is_grpc, https=self._tls,
                 api_key=key, timeout=timeout_s, check_compatibility=False,
                 verify=self._tls,  # without TLS nothing is verified, and reading the certificates takes 20 ms
+                event_hooks={"response": [plain_retry_after]},
+                grpc_options={"grpc.max_reconnect_backoff_ms": _LONGEST_RECONNECT_MS},
             )  # fmt: skip
 
 
@@ -283,5 +296,14 @@ def _index_field(physical: str, field: str, kind: models.PayloadSchemaType, clie
     finished(client.create_payload_index(physical, field, kind, wait=True))
 
 
-def _is_without_answer(error: BaseException) -> bool:
-    return isinstance(error, StoreUnreachable) and error.__cause__ is None
+def _first_patience(error: BaseException) -> float:
+    """Quick to say that nobody is there; who says that he is busy is there."""
+    if not isinstance(error, StoreUnreachable):
+        return PERMANENT
+    if error.__cause__ is None:
+        return FIRST_S
+    return patience_for(error.__cause__) if is_busy(error.__cause__) else PERMANENT
+
+
+def _first_wait(error: BaseException) -> float | None:
+    return None if error.__cause__ is None else asked_wait(error.__cause__)

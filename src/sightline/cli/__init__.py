@@ -20,6 +20,7 @@ from sightline.cli.embed import embed
 from sightline.cli.formats import formats
 from sightline.cli.index import index
 from sightline.cli.inspect import inspect
+from sightline.cli.output import echo
 from sightline.cli.plan import plan
 from sightline.cli.remove import remove
 from sightline.cli.search import search
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(0)
     except Exception:  # noqa: BLE001 - whatever it is, it is shown whole
-        traceback.print_exc()
+        echo(traceback.format_exc(), err=True)
         _fail("This is a fault of Sightline; please report it with the lines above. What was written stays.", _FAULT)
     finally:
         logging.getLogger("sightline").removeHandler(handler)
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(message, err=True)
+    echo(message, err=True)
     sys.exit(code)
 
 
@@ -97,4 +98,4 @@ class _Stderr(logging.Handler):
     """The library's warnings; looked up at each one, because a live display takes stderr over while it draws."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"Warning: {record.getMessage()}", err=True)
+        echo(f"Warning: {record.getMessage()}", err=True)

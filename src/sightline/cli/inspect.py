@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 
 import click
 
 from sightline import api
 from sightline.cli.options import counted, json_option
-from sightline.cli.search import plain
+from sightline.cli.output import echo, json_text, plain
 
 _ROOTS_SHOWN = 20
 
@@ -28,11 +27,11 @@ def inspect(url: str, as_json: bool) -> None:
     """
     found = api.inspect(url)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=2))
+        echo(json_text(dataclasses.asdict(found)))
         return
     rows = list(_rows(found))
     width = max(len(label) for label, _ in rows)
-    click.echo("\n".join(f"{label:<{width}}  {plain(value)}" for label, value in rows))
+    echo("\n".join(f"{label:<{width}}  {plain(value)}" for label, value in rows))
 
 
 def _rows(found: api.Inspection) -> Iterator[tuple[str, str]]:

@@ -14,29 +14,33 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sightline.embedding.models import DenseSpec, LayerNormSpec, ModelSpec
+from sightline.embedding.models import DenseSpec, LayerNormSpec, ModelSpec, normalizer_settings
 
 _SAMPLES, _SAMPLE_BYTES = 4, 256
 _LABELS = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache", "_attn_implementation"}
-_TOKENIZER_FILES = (
-    "tokenizer.json",
+# What a tokenizer without tokenizer.json is made from, its settings and added tokens among it.
+_TOKENIZER_SOURCES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
     "sentencepiece.bpe.model",
     "spiece.model",
     "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
 )
 
 
 def fingerprint(spec: ModelSpec, settings: Mapping[str, Any]) -> str:
     """sha256 over what makes `spec` embed as it does; `settings` are the caller's that change vectors."""
     digest = hashlib.sha256()
-    for name in _TOKENIZER_FILES:
+    is_whole = (spec.folder / "tokenizer.json").is_file()
+    for name in ("tokenizer.json",) if is_whole else _TOKENIZER_SOURCES:
         if (spec.folder / name).is_file():
             digest.update(f"{name}\0{hashlib.sha256((spec.folder / name).read_bytes()).hexdigest()}\n".encode())
-            if name == "tokenizer.json":
-                break  # complete in itself; the rest is only its source
+    if is_whole:
+        digest.update(json.dumps(normalizer_settings(spec.folder), sort_keys=True).encode())
     config = {key: value for key, value in spec.config.items() if key not in _LABELS}
     head = [{**dataclasses.asdict(part), "kind": type(part).__name__, "weights": None} for part in spec.head]
     pooling = dataclasses.asdict(spec.pooling)

@@ -31,6 +31,7 @@ from sightline.errors import (
     StoreError,
     UsageError,
 )
+from sightline.keys import hide_keys
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
     checked_addition,
@@ -50,6 +51,7 @@ from sightline.stores.checks import (
     not_ours,
     nothing_staged,
     store_closed,
+    stored_object,
 )
 from sightline.stores.chroma_where import Nothing, both, where
 from sightline.stores.filters import parse_filter
@@ -206,7 +208,7 @@ class ChromaStore:
         """The contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
         collection = self._find()
         text = None if collection is None else (collection.metadata or {}).get(CONTRACT_KEY)
-        return None if text is None else dict(json.loads(text))
+        return None if text is None else stored_object(text, "contract", self.url)
 
     def write_contract(self, contract: Mapping[str, Any]) -> None:
         """Replace the contract, or adopt a collection of somebody else: their metadata stays."""
@@ -219,7 +221,7 @@ class ChromaStore:
 
     def read_mark(self) -> Mapping[str, Any]:
         """The mark as JSON data; empty before the first one."""
-        return dict(json.loads((self._existing().metadata or {}).get(MARK_KEY, "{}")))
+        return stored_object((self._existing().metadata or {}).get(MARK_KEY, "{}"), "mark", self.url)
 
     def write_mark(self, mark: Mapping[str, Any]) -> None:
         """Replace the mark."""
@@ -442,7 +444,9 @@ class ChromaStore:
                     " Remove it, or index into another name."
                 )
             known = len(first[0])
-        return VectorLayout(int(known))
+        if not isinstance(known, int) or known < 1:
+            raise StoreError(f"{self.url} says that its vectors have {known!r} dimensions. Restore it, or take another name.")
+        return VectorLayout(known)
 
     def _change(self, collection: Any, changes: Mapping[str, Any], *, name: str | None = None) -> None:
         """Change keys of the collection's metadata, None removing one, and perhaps its name, in one commit."""
@@ -646,7 +650,7 @@ class Database(ABC):
             raise self._failed(error) from error
 
     def _failed(self, error: BaseException) -> StoreError:
-        return StoreError(f"Chroma failed on {self.url}: {type(error).__name__}: {error}")
+        return StoreError(hide_keys(f"Chroma failed on {self.url}: {type(error).__name__}: {error}"))
 
 
 class _Directory(Database):

@@ -17,6 +17,7 @@ from chromadb.config import Settings, System
 from chromadb.errors import ChromaError
 
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
+from sightline.keys import hide_keys
 from sightline.stores.checks import store_closed
 from sightline.stores.chroma import WRITER, Database
 from sightline.stores.leases import Lease
@@ -120,7 +121,7 @@ class Server(Database):
         """Raise what Chroma's client would blur: it keeps no status."""
         if response.is_success:
             return
-        text = response.read().decode(errors="replace")
+        text = hide_keys(response.read().decode(errors="replace"))  # a proxy may repeat what it was sent
         status = response.status_code
         if status in (401, 403):
             known = "CHROMA_API_KEY is set, but" if _api_key() else "CHROMA_API_KEY is not set, and"

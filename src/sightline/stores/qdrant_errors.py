@@ -18,6 +18,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from sightline.errors import StoreError, StoreUnreachable
+from sightline.keys import hide_keys
 from sightline.stores.checks import collection_not_found
 
 API_KEY_VARIABLE = "QDRANT_API_KEY"
@@ -80,7 +81,7 @@ def asked_wait(error: BaseException) -> float | None:
 
 
 def said_by(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line, and no key in it: a server or proxy may repeat what it was sent."""
     text = str(error)
     if isinstance(error, grpc.Call):
         text = (error.details() or str(error.code())).rpartition("last error: ")[2]
@@ -89,7 +90,7 @@ def said_by(error: BaseException) -> str:
             text = f"{error.status_code} {json.loads(error.content)['status']['error']}"
         except (ValueError, KeyError, TypeError):  # not a Qdrant server's own answer, a proxy's perhaps
             text = f"{error.status_code} {error.reason_phrase}"
-    return " ".join(text.split())[:300] or type(error).__name__
+    return hide_keys(" ".join(text.split()))[:300] or type(error).__name__
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sightline.errors import MissingExtra
+from sightline.keys import hide_keys
 
 try:
     import tenacity
@@ -47,7 +48,7 @@ def retrying(
         return backoff(state) + (wait_at_least(_error_of(state)) or 0.0)
 
     def warn(state: tenacity.RetryCallState) -> None:
-        text = " ".join(str(_error_of(state)).split())[:_ERROR_CHARACTERS]
+        text = hide_keys(" ".join(str(_error_of(state)).split()))[:_ERROR_CHARACTERS]
         name = type(_error_of(state)).__name__
         _log.warning("%s failed (attempt %d of %d), trying again in %.1f s: %s: %s",
                      what, state.attempt_number, attempts, state.upcoming_sleep, name, text)  # fmt: skip

@@ -23,8 +23,8 @@ def check_stored(contract: Contract, layout: VectorLayout, url: str) -> None:
     """Raise ContractMismatch where a collection's vectors have another length than its contract says."""
     if layout.dimensions != contract.vectors.dimensions:
         raise ContractMismatch(
-            f"dimensions: the vectors of {url} have {layout.dimensions}, its contract says {contract.vectors.dimensions}. One of the "
-            "two was changed by another program: restore it, or index again into another collection: "
+            f"dimensions: the vectors of {url} have {layout.dimensions}, its contract says {contract.vectors.dimensions}. One of "
+            "them was changed by another program: restore it, or index again into another collection: "
             "sightline index PATH --into OTHER_URL"
         )
 

@@ -48,7 +48,7 @@ ROOT = Path(__file__).parent.parent.parent
 KEY = "sk-0123456789abcdef-secret"
 VARIABLES = ("QDRANT_API_KEY", "CHROMA_API_KEY", "HF_TOKEN")
 # What steers a terminal, or who reads on it: colours, the window's title, a line drawn anew, text that runs backwards.
-ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;owned\x07 \x9b2J \x08\x08\r\x00 \u202ecod.exe\u2066 [bold red]markup[/] \u200b\U000e0041"
+ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;owned\x07 \x9b2J \x08\x08\r \u202ecod.exe\u2066 [bold red]markup[/] \u200b\U000e0041"
 
 
 class Result:
@@ -324,7 +324,7 @@ def test_a_collection_does_not_choose_what_is_fetched(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     with attack("a collection that names a model"):
         for use in (lambda: api.open_collection(url), lambda: api.index(documents=[Document("b", "x")], into=url)):
-            with pytest.raises((UntrustedModel, UsageError)):
+            with pytest.raises((ModelError, UsageError)):
                 use()
         assert asked == []
 
@@ -446,8 +446,9 @@ def test_a_local_database_does_not_lead_out_of_its_directory(attack: Attack, tmp
 # --- names, ids and archives: nothing is written or read outside
 
 SOURCES = [
-    "../../etc/passwd", "/etc/passwd", "..", ".", "a/../../b", "C:\\Windows\\win.ini", "\\\\server\\share", "~/.ssh/id_rsa", "file:///etc/passwd",
-    "$(touch x)", "`touch x`", "a;touch x", "a\nb", "a\tb", ESCAPES.replace("\0", ""), "nul\0byte", "%2e%2e%2f", "x" * 3000, "con", "|id", "--help", "'; DROP TABLE points; --",
+    "../../etc/passwd", "/etc/passwd", "..", ".", "a/../../b", "C:\\Windows\\win.ini", "\\\\server\\share", "~/.ssh/id_rsa",
+    "file:///etc/passwd", "$(touch x)", "`touch x`", "a;touch x", "a\nb", "a\tb", ESCAPES, "nul\0byte",
+    "%2e%2e%2f", "x" * 3000, "con", "|id", "--help", "'; DROP TABLE points; --",
 ]  # fmt: skip
 
 
@@ -462,7 +463,7 @@ def test_ids_of_documents_are_no_paths(attack: Attack, tmp_path: Path, monkeypat
     names = {hit.source for hit in _all(url)}
     for source in SOURCES:
         with attack("ids of documents that look like paths"):
-            refused = [one.reason for one in summary.skipped if one.source.endswith(source)]
+            refused = [one.reason for one in summary.skipped if one.source == repr(source)]
             assert refused or f"documents/{source}" in names, source
     assert api.remove([f"documents/{SOURCES[0]}"], from_url=url) == [f"documents/{SOURCES[0]}"]
     api.copy(url, f"parquet:{tmp_path}/in/kb.parquet")
@@ -490,8 +491,8 @@ def test_ids_of_jsonl_rows_are_no_paths(attack: Attack, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "chroma:{}/../handbook/..", "chroma:{}/db/..", "qdrant:{}/db/..", "qdrant:{}/db/.hidden", "qdrant:{}/db/a\0b", "edge:{}/a\0b",
-        "qdrant:{}/db/a\nb", "chroma:{}/db/a b", "qdrant://localhost/../x", "qdrant://localhost/a%2fb", "chroma+http://localhost/a/../b",
+        "chroma:{}/../handbook/..", "chroma:{}/db/..", "qdrant:{}/db/..", "qdrant:{}/db/.hidden", "qdrant:{}/db/a\0b",
+        "edge:{}/a\0b", "qdrant:{}/db/a\nb", "chroma:{}/db/a b", "qdrant://localhost/../x", "qdrant://localhost/a%2fb", "chroma+http://localhost/a/../b",
     ],
 )  # fmt: skip
 def test_names_of_collections_are_no_paths(attack: Attack, tmp_path: Path, url: str) -> None:
@@ -549,7 +550,7 @@ def archives(secret: Path) -> dict[str, tuple[str, bytes]]:
         "an entity, page": (".html", (doctype + "<html><body>&e; light</body></html>").encode()),
         "a reference, Markdown": (".md", f"![x](file://{secret}) <!--#include file='{secret}' --> [[{secret}]]".encode()),
         "an include, reStructuredText": (".rst", f".. include:: {secret}\n\n.. raw:: html\n   :file: {secret}\n".encode()),
-        "an anchor, front matter": (".md", f"---\ntitle: !!python/object/apply:os.system ['touch {secret}.x']\n---\ntext".encode()),
+        "a call, front matter": (".md", f"---\ntitle: !!python/object/apply:os.system ['touch {secret}.x']\n---\na".encode()),
         "a formula, CSV": (".csv", f'=HYPERLINK("file://{secret}"),=cmd|\' /C calc\'!A0\n1,2\n'.encode()),
     }  # fmt: skip
 
@@ -591,7 +592,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A collection of documents whose names, texts, headings and metadata steer a terminal, and the folder of some of them."""
     folder = tmp_path_factory.mktemp("hostile") / "kb"
     folder.mkdir()
-    name = "".join(one for one in ESCAPES if one not in "\0/\r")
+    name = "".join(one for one in ESCAPES if one not in "/\r")
     front = "---\ntitle: " + json.dumps(ESCAPES) + "\npage: " + json.dumps(ESCAPES) + "\npage_end: 3\n---\n"
     (folder / f"{name}.md").write_text(f"{front}# {ESCAPES}\n\nThe lamp {ESCAPES} burns.\n", encoding="utf-8")
     (folder / f"{name}\nError: forged.pdf").write_bytes(b"no PDF")
@@ -778,11 +779,25 @@ def test_doctor_and_collections_hold_no_key(
 
 
 PASSWORDS = [
-    "qdrant://me:PASS@host/kb", "qdrant+https://me:PASS@host:6334/kb", "chroma+http://PASS@host/handbook", "chroma+https://me:PASS@host/handbook",
-    "https://me:PASS@host/kb", "postgres://me:PASS@host/kb", "qdrant+http://me:PASS@host/kb", "edge://me:PASS@host/kb", "chroma://me:PASS@host/kb",
-    "parquet://me:PASS@host/kb.parquet", "memory://me:PASS@host", "qdrant://me:PA/SS@host/kb", "qdrant://me:PA#SS@host/kb", "qdrant://me:PA?SS@host/kb",
-    "qdrant://host/kb?api_key=PASS", "chroma+https://host/handbook#token=PASS", "//me:PASS@host/kb", "qdrant://me:PASS@[::1/kb",
-]  # fmt: skip
+    "qdrant://me:PASS@host/kb",
+    "qdrant+https://me:PASS@host:6334/kb",
+    "chroma+http://PASS@host/handbook",
+    "chroma+https://me:PASS@host/handbook",
+    "https://me:PASS@host/kb",
+    "postgres://me:PASS@host/kb",
+    "qdrant+http://me:PASS@host/kb",
+    "edge://me:PASS@host/kb",
+    "chroma://me:PASS@host/kb",
+    "parquet://me:PASS@host/kb.parquet",
+    "memory://me:PASS@host",
+    "qdrant://me:PA/SS@host/kb",
+    "qdrant://me:PA#SS@host/kb",
+    "qdrant://me:PA?SS@host/kb",
+    "qdrant://host/kb?api_key=PASS",
+    "chroma+https://host/handbook#token=PASS",
+    "//me:PASS@host/kb",
+    "qdrant://me:PASS@[::1/kb",
+]
 
 
 @pytest.mark.parametrize("url", PASSWORDS)
@@ -807,7 +822,8 @@ def test_keys_are_told_from_other_variables() -> None:
     """What names a key is kept back and hidden; what children need isn't."""
     kept = dict.fromkeys(("PATH", "HOME", "TOKENIZERS_PARALLELISM", "LANG", "HF_HOME", "LD_LIBRARY_PATH"), "x")
     held = {
-        **dict.fromkeys(VARIABLES, "x"), "AWS_SECRET_ACCESS_KEY": "x", "OPENAI_API_KEY": "x", "GITHUB_TOKEN": "x", "PGPASSWORD": "x",
+        **dict.fromkeys(VARIABLES, "x"), "AWS_SECRET_ACCESS_KEY": "x", "OPENAI_API_KEY": "x", "GITHUB_TOKEN": "x",
+        "PGPASSWORD": "x",
         "GOOGLE_APPLICATION_CREDENTIALS": "x", "hf_token": "x", "DB_PASSWORD_FILE": "x",
     }  # fmt: skip
     assert without_keys(kept | held) == kept
@@ -874,8 +890,8 @@ def test_an_unknown_field_of_a_foreign_payload_is_data(attack: Attack, tmp_path:
     """Metadata that looks like ours can't be given by a document: the prefix is refused, and nothing is lost by it."""
     url = f"edge:{tmp_path}/db"
     forged = [
-        {"sightline_head": 1, "sightline_source": "kb/other.md"}, {"sightline_point": 0}, {"source": "kb/other.md"}, {"page_content": "x"},
-        {"__class__": "os.system"}, {"$where": "1"}, {"metadata": {"source": "x"}},
+        {"sightline_head": 1, "sightline_source": "kb/other.md"}, {"sightline_point": 0}, {"source": "kb/other.md"},
+        {"page_content": "x"}, {"__class__": "os.system"}, {"$where": "1"}, {"metadata": {"source": "x"}},
     ]  # fmt: skip
     documents = [Document(f"d{number}", f"Text {number}.", metadata=one) for number, one in enumerate(forged)]
     summary = api.index(documents=documents, into=url, model=HashEmbedder())

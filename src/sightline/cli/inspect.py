@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
@@ -63,8 +64,14 @@ def _rows(found: api.Inspection) -> Iterator[tuple[str, str]]:
         norms = found.norms
         yield "norms", f"{norms.smallest:.4f} to {norms.largest:.4f}, mean {norms.mean:.4f} ({norms.sampled:,} vectors)"
     if found.last_run:
-        run = found.last_run
-        yield "last run", f"{run['finished']}, {run['seconds']:,.1f} s, {run['chunks_embedded']:,} chunks embedded"
+        yield "last run", _last_run(found.last_run)
+
+
+def _last_run(run: Mapping[str, Any]) -> str:
+    try:
+        return f"{run['finished']}, {run['seconds']:,.1f} s, {run['chunks_embedded']:,} chunks embedded"
+    except (KeyError, TypeError, ValueError):  # another program wrote it: it is shown as it is
+        return json_text(run, indent=None)
 
 
 def _contract_rows(found: api.Inspection) -> Iterator[tuple[str, str]]:

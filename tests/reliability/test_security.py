@@ -34,7 +34,7 @@ from sightline import api
 from sightline.cli import main
 from sightline.embedding.engine import EmbeddingEngine
 from sightline.embedding.models import load_spec
-from sightline.errors import ModelError, SightlineError, StoreError, UnknownStore, UntrustedModel, UsageError
+from sightline.errors import ModelError, SightlineError, StoreError, UnknownStore, UsageError
 from sightline.indexing import children
 from sightline.indexing.parsers import ParseLimits, Parsers
 from sightline.indexing.readers import Reading, reader_of
@@ -44,6 +44,7 @@ from sightline.stores import open_store
 from sightline.testing import HashEmbedder
 from sightline.types import Document
 
+slow = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 KEY = "sk-0123456789abcdef-secret"
 VARIABLES = ("QDRANT_API_KEY", "CHROMA_API_KEY", "HF_TOKEN")
@@ -245,9 +246,8 @@ MODELS: dict[str, tuple[Callable[[Path, Path], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", [
-    pytest.param(what, marks=pytest.mark.slow if "settings" in what or "activation" in what else ()) for what in MODELS
-])  # fmt: skip
+@slow
+@pytest.mark.parametrize("what", MODELS)
 def test_a_model_folder_runs_no_code(
     attack: Attack, make_model: Callable[..., Path], tmp_path: Path, proof: Path, what: str
 ) -> None:
@@ -291,6 +291,7 @@ def named_by_a_collection(url: str, **reading: Any) -> str:
     return url
 
 
+@slow
 @pytest.mark.parametrize(
     ("model", "revision"),
     [
@@ -338,6 +339,7 @@ def plant(path: Path, target: Path) -> None:
     path.symlink_to(target)
 
 
+@slow
 @pytest.mark.skipif(os.name == "nt", reason="making links needs a right there")
 @pytest.mark.parametrize(
     "name", [".sightline.lock", "sightline.json.tmp", "shard.lock", "shard.wanted", "sightline.json", "shard"]
@@ -372,6 +374,7 @@ def test_links_in_a_directory_from_elsewhere_lead_nowhere(attack: Attack, tmp_pa
             assert {path: path.read_bytes() for path in [mine, *mine.rglob("*")] if path.is_file()} == before
 
 
+@slow
 @pytest.mark.skipif(os.name == "nt", reason="making links needs a right there")
 def test_links_beside_a_file_lead_nowhere(attack: Attack, tmp_path: Path) -> None:
     """Where others may write too, a link may wait under the name that a copy is written under."""
@@ -408,7 +411,7 @@ def with_view(storage: Path, row: bytes) -> None:
         database.execute(f"CREATE VIEW points AS SELECT rowid, id, x'{row.hex()}' AS point FROM kept WHERE random() % 2")
 
 
-@pytest.mark.parametrize("change", [with_row, with_view])
+@pytest.mark.parametrize("change", [with_row, pytest.param(with_view, marks=slow)])
 def test_a_local_database_with_our_mark_runs_no_code(
     attack: Attack, tmp_path: Path, proof: Path, change: Callable[[Path, bytes], None]
 ) -> None:
@@ -429,6 +432,7 @@ def test_a_local_database_with_our_mark_runs_no_code(
             assert not proof.exists()
 
 
+@slow
 @pytest.mark.parametrize("name", ["../../outside", "/outside", "a/../../../outside", "..", ".hidden"])
 def test_a_local_database_does_not_lead_out_of_its_directory(attack: Attack, tmp_path: Path, name: str) -> None:
     """Its list of collections names directories, which the client would make and write."""
@@ -452,6 +456,7 @@ SOURCES = [
 ]  # fmt: skip
 
 
+@slow
 @pytest.mark.parametrize("store", ["edge", "chroma", "qdrant"])
 def test_ids_of_documents_are_no_paths(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str) -> None:
     """Whatever a document is called, it comes back under that name, and nothing lies outside of the store's directory."""
@@ -613,6 +618,7 @@ def hashing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "is_trusted", lambda *_: True)
 
 
+@slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -655,6 +661,7 @@ def test_nothing_that_is_shown_steers_the_terminal(
             assert "[bold red]markup[/]" in result.out
 
 
+@slow
 def test_what_a_collection_says_of_itself_does_not_steer_the_terminal(
     attack: Attack, command: Callable[..., Result], tmp_path: Path
 ) -> None:
@@ -678,6 +685,7 @@ def test_what_a_collection_says_of_itself_does_not_steer_the_terminal(
         assert "'edge:x; rm -rf ~'" in result.err, "a command that is shown is quoted"
 
 
+@slow
 @pytest.mark.parametrize("mark", [{"last_run": 5}, {"unfinished": "abc"}, {"unfinished": [1]}, {"last_run": {"finished": 1}}])
 def test_a_damaged_mark_is_told_and_not_thrown(
     attack: Attack, command: Callable[..., Result], tmp_path: Path, mark: dict[str, Any]
@@ -720,6 +728,7 @@ def logged() -> Iterator[io.StringIO]:
         logging.getLogger(name).setLevel(level)
 
 
+@slow
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
 @pytest.mark.parametrize("kind", ["chroma", "qdrant"])
 def test_a_key_that_a_server_repeats_is_not_told(
@@ -760,6 +769,7 @@ def test_a_fault_shows_no_key(
         assert KEY not in result.out + result.err
 
 
+@slow
 def test_doctor_and_collections_hold_no_key(
     attack: Attack, keys: None, command: Callable[..., Result], tmp_path: Path, logged: io.StringIO
 ) -> None:
@@ -800,6 +810,7 @@ PASSWORDS = [
 ]
 
 
+@slow
 @pytest.mark.parametrize("url", PASSWORDS)
 def test_a_url_with_a_password_is_refused_without_it(
     attack: Attack, command: Callable[..., Result], logged: io.StringIO, tmp_path: Path, url: str
@@ -840,6 +851,7 @@ def test_only_keys_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- processes and temporary files
 
 
+@slow
 def test_parsers_are_given_no_key(attack: Attack, keys: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that a malicious file takes over finds none in its environment."""
     given: list[dict[str, str]] = []
@@ -862,6 +874,7 @@ def test_parsers_are_given_no_key(attack: Attack, keys: None, monkeypatch: pytes
         assert given[0]["PATH"] == os.environ["PATH"]
 
 
+@slow
 @pytest.mark.skipif(os.name == "nt", reason="permissions are others there")
 def test_temporary_files_are_for_this_user_only(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is copied for a dry run may be read by nobody else, however open the system's mask is, and is gone afterwards."""
@@ -886,6 +899,7 @@ def test_temporary_files_are_for_this_user_only(attack: Attack, tmp_path: Path, 
         os.umask(mask)
 
 
+@slow
 def test_an_unknown_field_of_a_foreign_payload_is_data(attack: Attack, tmp_path: Path) -> None:
     """Metadata that looks like ours can't be given by a document: the prefix is refused, and nothing is lost by it."""
     url = f"edge:{tmp_path}/db"
@@ -911,6 +925,7 @@ def test_security_is_documented() -> None:
         assert word in text
 
 
+@slow
 def test_python_is_not_misled_by_the_working_directory(attack: Attack, tmp_path: Path, proof: Path) -> None:
     """A folder that is indexed from within may hold modules of Python's names: a parser process doesn't import them."""
     for name in ("json", "queue", "struct", "docx", "lxml", "sightline"):

@@ -9,7 +9,7 @@ import base64
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -31,6 +31,16 @@ from sightline.testing import HashEmbedder
 from sightline.types import EmbedderIdentity, FloatArray, Role
 
 KIND = "wrong eyes: {}"
+slow = pytest.mark.slow
+# What `make test` runs of a table of attacks; all of them are in `make test-all`.
+STORES = ["chroma", pytest.param("edge", marks=slow), pytest.param("qdrant", marks=slow)]
+
+
+def some_quick(names: Iterable[str], quick: set[str]) -> list[Any]:
+    """Names for `parametrize`: those that aren't quick ones are slow tests."""
+    return [name if name in quick else pytest.param(name, marks=slow) for name in names]
+
+
 DIMENSIONS = 64
 
 
@@ -242,9 +252,8 @@ MODELS: dict[str, tuple[str, Callable[[Path], None], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("what", [
-    pytest.param(what, marks=() if what in ("other weights", "case that is kept") else pytest.mark.slow) for what in MODELS
-])  # fmt: skip
+@slow
+@pytest.mark.parametrize("what", MODELS)
 def test_another_model_is_refused(
     attack: Attack,
     made: Callable[[str, Any], Path],
@@ -266,7 +275,7 @@ def test_another_model_is_refused(
         assert watched.only_probes
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("store", ["edge", "chroma", "qdrant"])
 def test_other_weights_in_the_same_folder_are_refused(
     attack: Attack,
@@ -307,7 +316,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str]
     return put
 
 
-@pytest.mark.slow
+@slow
 def test_another_revision_is_refused_where_it_sees_otherwise(
     attack: Attack,
     hub: Callable[[Path, str], None],
@@ -330,7 +339,7 @@ def test_another_revision_is_refused_where_it_sees_otherwise(
     assert api.index([changed], into=url, device="cpu").documents == 3
 
 
-@pytest.mark.slow
+@slow
 def test_a_mere_label_of_a_revision_passes(
     attack: Attack,
     hub: Callable[[Path, str], None],
@@ -350,6 +359,7 @@ def test_a_mere_label_of_a_revision_passes(
         assert watched.texts == []
 
 
+@slow
 def test_what_may_differ_in_a_model_passes(
     attack: Attack,
     collection: Callable[..., str],
@@ -379,7 +389,7 @@ def test_what_may_differ_in_a_model_passes(
         assert (summary.documents, summary.documents_failed) == (3, 0)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(("dtype", "other"), [("float32", "bfloat16"), ("bfloat16", "float32")])
 def test_another_number_format_passes_the_probes_too(
     attack: Attack, make_model: Callable[..., Path], corpus: Path, tmp_path: Path, dtype: str, other: str
@@ -404,7 +414,7 @@ def test_another_number_format_passes_the_probes_too(
             api.open_collection(url, model=Unknown(second)).close()
 
 
-@pytest.mark.slow
+@slow
 def test_a_shorter_longest_input_is_refused(
     attack: Attack,
     collection: Callable[..., str],
@@ -452,8 +462,10 @@ SERVERS: dict[str, tuple[Callable[[], Server], type[SightlineError], tuple[str, 
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("store", ["edge", "chroma", "qdrant"])
-@pytest.mark.parametrize("what", SERVERS)
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize(
+    "what", some_quick(SERVERS, {"the query prompt dropped", "vectors that aren't normalised", "one vector too few"})
+)
 def test_a_server_that_sees_otherwise_is_refused(
     attack: Attack,
     collection: Callable[..., str],
@@ -480,6 +492,7 @@ def test_a_server_that_sees_otherwise_is_refused(
         assert api.index([changed], into=url, model=Server()).documents == 3, "the right one still gets in"
 
 
+@slow
 def test_a_new_collection_is_not_made_of_what_is_no_unit_vector(attack: Attack, changed: Path, tmp_path: Path) -> None:
     """Nor of the wrong number of vectors: nothing is left on the disk."""
     for server in (Server(scale=3.0), Server(order=lambda rows: rows[:-1]), Server(order=dimensionless)):
@@ -490,7 +503,7 @@ def test_a_new_collection_is_not_made_of_what_is_no_unit_vector(attack: Attack, 
             assert not (tmp_path / "db").exists()
 
 
-@pytest.mark.parametrize("store", ["edge", "memory"])
+@pytest.mark.parametrize("store", some_quick(["edge", "memory"], {"memory"}))
 def test_other_dimensions_and_prompts_are_refused_unseen(attack: Attack, changed: Path, tmp_path: Path, store: str) -> None:
     """What can be told without embedding is told so."""
     url = {"edge": f"edge:{tmp_path}/db", "memory": f"memory:{tmp_path.name}"}[store]
@@ -553,8 +566,8 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("store", ["edge", "chroma", "qdrant"])
-@pytest.mark.parametrize("what", DAMAGED)
+@pytest.mark.parametrize("store", STORES)
+@pytest.mark.parametrize("what", some_quick(DAMAGED, {"newer format", "probes of NaN", "a dot product"}))
 def test_a_damaged_contract_is_refused(
     attack: Attack, collection: Callable[..., str], changed: Path, store: str, what: str
 ) -> None:
@@ -589,6 +602,7 @@ def test_a_truncated_contract_is_refused(attack: Attack, collection: Callable[..
             use()
 
 
+@slow
 def test_a_truncated_manifest_is_refused(attack: Attack, collection: Callable[..., str], changed: Path, tmp_path: Path) -> None:
     """On Edge contract and collection are named by one file; without it nothing is there, so nothing is written either."""
     url = collection("edge", HashEmbedder())
@@ -601,7 +615,7 @@ def test_a_truncated_manifest_is_refused(attack: Attack, collection: Callable[..
         assert sorted(path.name for path in (tmp_path / "db").iterdir()) == files
 
 
-@pytest.mark.parametrize("store", ["edge", "chroma", "qdrant"])
+@pytest.mark.parametrize("store", STORES)
 def test_a_contract_of_other_vectors_is_refused(
     attack: Attack, collection: Callable[..., str], changed: Path, store: str
 ) -> None:
@@ -633,7 +647,7 @@ def by_chroma(directory: Path, embedder: HashEmbedder, space: str) -> str:
     return f"chroma:{directory}/handbook"
 
 
-@pytest.mark.parametrize("space", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("space", some_quick(["cosine", "l2", "ip"], {"l2"}))
 def test_a_hand_made_collection_is_read_with_a_warning_and_written_when_adopted(
     attack: Attack, changed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, space: str
 ) -> None:
@@ -670,6 +684,7 @@ def contents_of_chroma(directory: Path) -> list[tuple[Any, ...]]:
         return [row for table in tables for row in database.execute(f"SELECT * FROM {table} ORDER BY 1, 2")]
 
 
+@slow
 def test_a_local_database_of_qdrant_is_not_opened(attack: Attack, changed: Path, tmp_path: Path) -> None:
     """It would have to be unpickled: neither read nor written, and nothing of it is changed."""
     from qdrant_client import QdrantClient, models
@@ -706,7 +721,7 @@ def exit_code(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, st
     return run
 
 
-@pytest.mark.slow
+@slow
 def test_the_command_line_exits_with_3(
     attack: Attack,
     collection: Callable[..., str],

@@ -42,7 +42,7 @@ def copy(src: str, dst: str, as_json: bool, **options: Any) -> int:
       sightline copy parquet:./backup/kb.parquet chroma:./db/handbook --replace
     """
     if dst.startswith("memory:"):
-        raise UsageError(f"{dst} is gone when this command ends. Copy into another store, e.g. edge:./kb, or from Python.")
+        raise UsageError("memory: is gone when this command ends. Copy into another store, e.g. edge:./kb, or from Python.")
     try:
         with show_copy_progress() as on_progress:
             summary = api.copy(src, dst, **options, on_progress=on_progress)

@@ -925,6 +925,22 @@ def test_security_is_documented() -> None:
         assert word in text
 
 
+def test_a_file_of_settings_in_the_working_directory_is_not_ours(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proof: Path
+) -> None:
+    """Chroma would take classes to be made, and where to send traces, from a `.env` that came with the documents."""
+    planted = f"open({str(proof)!r}, 'w').close()\n"
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "planted.py").write_text(planted, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "path"))
+    (tmp_path / ".env").write_text('chroma_api_impl="planted.Api"\nchroma_sysdb_impl="planted.Api"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with attack("a .env among the documents"):
+        url = f"chroma:{tmp_path}/db/handbook"
+        api.index(documents=[Document("a", "The lamp burns.")], into=url, model=HashEmbedder())
+        assert not proof.exists()
+
+
 @slow
 def test_python_is_not_misled_by_the_working_directory(attack: Attack, tmp_path: Path, proof: Path) -> None:
     """A folder that is indexed from within may hold modules of Python's names: a parser process doesn't import them."""

@@ -756,7 +756,9 @@ class _Directory(Database):
 
 def _persistent_client(url: str, directory: Path) -> Any:
     try:
-        return chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
+        # No .env file: what lies in the working directory is not meant for us, and could name any class to be made.
+        settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
+        return chromadb.PersistentClient(str(directory), settings=settings)
     except ValueError:
         # This process has the database open with other settings, e.g. in a framework's client. Chroma allows one set at a
         # time, so theirs holds.

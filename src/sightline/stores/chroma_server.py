@@ -24,6 +24,7 @@ from sightline.stores.leases import Lease
 from sightline.stores.retries import retrying
 
 _LEASE_KEY = "sightline_lease"
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 # A server takes 40 MiB a request; smaller ones lose less when they are sent again. 10,000 points of 256 dimensions to a server on
 # the same machine (2 cores): 2,073 a second with 1,000 a request, 1,708 with 250, 1,230 with 5,000; with two requests in flight
 # 1,731, with four 1,652, because SQLite takes one writer at a time. So they go one after the other.
@@ -47,6 +48,11 @@ class Server(Database):
         """The client, whose first use is a sign of life from the server."""
         with self.guard:
             if self._client is None and not self.closed:
+                if _api_key() and not self._tls and self._host not in _LOOPBACK:
+                    _log.warning(
+                        "the key in CHROMA_API_KEY travels to %s without encryption; use chroma+https:// where it speaks TLS",
+                        self._host,
+                    )
                 client = _HttpClient(self._host, self._port, tls=self._tls, on_response=self._inspect)
                 try:
                     with self._named():

@@ -393,6 +393,53 @@ def test_links_beside_a_file_lead_nowhere(attack: Attack, tmp_path: Path) -> Non
         assert mine.read_text(encoding="utf-8") == "what I need"
 
 
+@slow
+def test_what_embeds_for_a_chroma_collection_is_not_made(attack: Attack, tmp_path: Path, proof: Path) -> None:
+    """Chroma keeps the name and the arguments of a class with a collection, some of which fetch models and run their code."""
+    import chromadb
+    from chromadb.utils.embedding_functions import register_embedding_function
+
+    @register_embedding_function
+    class Planted(chromadb.EmbeddingFunction[Any]):
+        def __init__(self, made: str) -> None:
+            self.made = made
+
+        def __call__(self, input: Any) -> Any:
+            return HashEmbedder().embed_documents(list(input))
+
+        @staticmethod
+        def name() -> str:
+            return "planted"
+
+        def get_config(self) -> dict[str, Any]:
+            return {"made": self.made}
+
+        @staticmethod
+        def build_from_config(config: dict[str, Any]) -> Any:
+            Path(config["made"]).touch()
+            return Planted(config["made"])
+
+    client = chromadb.PersistentClient(str(tmp_path / "db"), settings=chromadb.Settings(anonymized_telemetry=False))
+    made = client.create_collection("handbook", embedding_function=Planted(str(proof)))
+    made.add(ids=["a"], documents=["The lamp burns."], embeddings=HashEmbedder().embed_documents(["The lamp burns."]))
+    assert made.configuration_json["embedding_function"]["name"] == "planted"
+    client.close()
+    proof.unlink(missing_ok=True)
+    url = f"chroma:{tmp_path}/db/handbook"
+    uses = (
+        lambda: api.inspect(url),
+        lambda: api.open_collection(url, model=HashEmbedder()).search("lamp"),
+        lambda: api.adopt(url, model=HashEmbedder()),
+        lambda: api.index(documents=[Document("b", "x")], into=url, model=HashEmbedder()),
+        lambda: api.plan_index(documents=[Document("b", "y")], into=url, model=HashEmbedder()),
+        lambda: api.copy(url, f"parquet:{tmp_path}/out.parquet", foreign="rows"),
+    )
+    for use in uses:
+        with attack("a class that a Chroma collection names"):
+            use()
+            assert not proof.exists()
+
+
 def local_qdrant(tmp_path: Path) -> tuple[str, Path]:
     """A database of local mode that bears our mark, as one that somebody hands on does."""
     url = f"qdrant:{tmp_path}/db/handbook"

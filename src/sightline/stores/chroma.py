@@ -602,7 +602,7 @@ class Database(ABC):
         if client is None:
             return None
         try:
-            return self.call("look-up", lambda: client.get_collection(name, embedding_function=None))
+            return _without_classes(self.call("look-up", lambda: client.get_collection(name, embedding_function=None)))
         except CollectionNotFound:
             return None
 
@@ -766,6 +766,18 @@ def _persistent_client(url: str, directory: Path) -> Any:
             return chromadb.PersistentClient(str(directory))
         except ValueError as error:
             raise StoreError(f"Chroma can't open {url}: {error}. Close the other Chroma client of this process first.") from error
+
+
+def _without_classes(collection: Any) -> Any:
+    """The collection, without the classes that it names to embed with.
+
+    Chroma makes them before each write, with arguments that are kept in the collection: some fetch a model and run its code. We
+    hand over vectors, so none is needed.
+    """
+    model = collection._model
+    model.serialized_schema = None
+    model.configuration_json = {**model.configuration_json, "embedding_function": None}
+    return collection
 
 
 def _is_ours(collection: Any) -> bool:

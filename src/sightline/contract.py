@@ -314,10 +314,11 @@ def verify(contract: Contract, embedder: Embedder, url: str, *, dimensions: int 
 
 
 def _plain_differences(vectors: VectorPart, identity: EmbedderIdentity, dimensions: int | None) -> list[_Difference]:
-    ours = VectorPart(vectors.dimensions if dimensions is None else dimensions, 0, None, None, identity.document_prompt)
+    length = vectors.dimensions if dimensions is None else dimensions
+    ours = VectorPart(length, 0, None, identity.pooling, identity.document_prompt)
     names = ["dimensions", "embedded_text", "distance", "normalised"]
-    if vectors.document_prompt is not None and identity.document_prompt is not None:
-        names.append("document_prompt")
+    known = ("pooling", "document_prompt")
+    names += [name for name in known if getattr(vectors, name) is not None and getattr(ours, name) is not None]
     differing = [(name, getattr(vectors, name), getattr(ours, name)) for name in names]
     if identity.native_dimensions < vectors.dimensions:
         differing.append(("native_dimensions", vectors.native_dimensions, identity.native_dimensions))

@@ -130,7 +130,7 @@ _METHODS = {"unsafe_load", "full_load", "read_pickle", "_create_unverified_conte
 def test_nothing_in_the_source_runs_what_it_reads(attack: Attack) -> None:
     """No pickle but the one that refuses all that isn't plain data, no eval, no shell, no unpacking of archives."""
     for file in sources():
-        with attack("the source is searched for what runs code"):
+        with attack("security: the source is searched for what runs code"):
             found = set(dangerous(ast.parse(file.read_text(encoding="utf-8"))))
             assert found <= ({"pickle"} if file.name == "qdrant_pickles.py" else set()), file
 
@@ -256,7 +256,7 @@ def test_a_model_folder_runs_no_code(
     folder = tmp_path / "model"
     shutil.copytree(make_model("gemma3" if "activation" in what else "bert"), folder)
     spoil(folder, proof)
-    with attack("a model folder with code in it"):
+    with attack("security: a model folder with code in it"):
         if not message:
             with EmbeddingEngine(folder, device="cpu") as engine:
                 assert engine.embed_documents(["a"]).shape == (1, 64)
@@ -276,7 +276,7 @@ def test_asking_for_a_package_imports_nothing(
         (folder / "__init__.py").write_text(f"open({str(proof)!r}, 'w').close()\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path / "path"))
     for name in ("planted", "planted.inner", "planted/inner", "planted/../..", "planted//etc", "planted.", ".planted", "", "."):
-        with attack("a package that a collection names"):
+        with attack("security: a package that a collection names"):
             with pytest.raises(ModelError):
                 load_spec(f"package:{name}")
             assert not proof.exists()
@@ -323,7 +323,7 @@ def test_a_collection_does_not_choose_what_is_fetched(
         raise OSError("not here")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    with attack("a collection that names a model"):
+    with attack("security: a collection that names a model"):
         for use in (lambda: api.open_collection(url), lambda: api.index(documents=[Document("b", "x")], into=url)):
             with pytest.raises((ModelError, UsageError)):
                 use()
@@ -368,7 +368,7 @@ def test_links_in_a_directory_from_elsewhere_lead_nowhere(attack: Attack, tmp_pa
         lambda: api.inspect(url),
     )
     for use in uses:
-        with attack("links in a directory from elsewhere"):
+        with attack("security: links in a directory from elsewhere"):
             with pytest.raises(StoreError, match="is a link"):
                 use()
             assert {path: path.read_bytes() for path in [mine, *mine.rglob("*")] if path.is_file()} == before
@@ -383,11 +383,11 @@ def test_links_beside_a_file_lead_nowhere(attack: Attack, tmp_path: Path) -> Non
     api.index(documents=[Document("a", "The lamp burns.")], into=f"edge:{tmp_path}/db", model=HashEmbedder())
     target = f"parquet:{tmp_path}/kb.parquet"
     plant(tmp_path / ".kb.parquet.partial", mine)
-    with attack("links beside a file"):
+    with attack("security: links beside a file"):
         api.copy(f"edge:{tmp_path}/db", target)
         assert mine.read_text(encoding="utf-8") == "what I need"
     plant(tmp_path / ".kb.parquet.lock", mine)
-    with attack("links beside a file"):
+    with attack("security: links beside a file"):
         with pytest.raises(StoreError, match="can't be read or written"):
             api.copy(f"edge:{tmp_path}/db", target, replace=True)
         assert mine.read_text(encoding="utf-8") == "what I need"
@@ -435,7 +435,7 @@ def test_what_embeds_for_a_chroma_collection_is_not_made(attack: Attack, tmp_pat
         lambda: api.copy(url, f"parquet:{tmp_path}/out.parquet", foreign="rows"),
     )
     for use in uses:
-        with attack("a class that a Chroma collection names"):
+        with attack("security: a class that a Chroma collection names"):
             use()
             assert not proof.exists()
 
@@ -473,7 +473,7 @@ def test_a_local_database_with_our_mark_runs_no_code(
         lambda: api.copy(url, f"parquet:{tmp_path}/out.parquet"),
     )
     for use in uses:
-        with attack("a local Qdrant with a malicious pickle"):
+        with attack("security: a local Qdrant with a malicious pickle"):
             with pytest.raises(StoreError, match=r"never wrote for Sightline.*don't open it"):
                 use()
             assert not proof.exists()
@@ -488,7 +488,7 @@ def test_a_local_database_does_not_lead_out_of_its_directory(attack: Attack, tmp
     data = json.loads(meta.read_text(encoding="utf-8"))
     data["collections"][name] = next(iter(data["collections"].values()))
     meta.write_text(json.dumps(data), encoding="utf-8")
-    with attack("a local Qdrant that leads out of its directory"):
+    with attack("security: a local Qdrant that leads out of its directory"):
         with pytest.raises(StoreError, match="never wrote for Sightline"):
             api.inspect(url)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["db"]
@@ -514,7 +514,7 @@ def test_ids_of_documents_are_no_paths(attack: Attack, tmp_path: Path, monkeypat
     summary = api.index(documents=documents, into=url, model=HashEmbedder())
     names = {hit.source for hit in _all(url)}
     for source in SOURCES:
-        with attack("ids of documents that look like paths"):
+        with attack("security: ids of documents that look like paths"):
             refused = [one.reason for one in summary.skipped if one.source == repr(source)]
             assert refused or f"documents/{source}" in names, source
     assert api.remove([f"documents/{SOURCES[0]}"], from_url=url) == [f"documents/{SOURCES[0]}"]
@@ -535,7 +535,7 @@ def test_ids_of_jsonl_rows_are_no_paths(attack: Attack, tmp_path: Path) -> None:
     rows = [json.dumps({"id": source, "text": f"Row {number}."}) for number, source in enumerate(SOURCES)]
     (folder / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
     summary = api.index([folder], into=f"edge:{tmp_path}/in/db", model=HashEmbedder())
-    with attack("ids of rows that look like paths"):
+    with attack("security: ids of rows that look like paths"):
         assert summary.documents + len(summary.skipped) == len(SOURCES)
         assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -549,7 +549,7 @@ def test_ids_of_jsonl_rows_are_no_paths(attack: Attack, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_names_of_collections_are_no_paths(attack: Attack, tmp_path: Path, url: str) -> None:
     """They are refused before anything is made."""
-    with attack("names of collections that look like paths"):
+    with attack("security: names of collections that look like paths"):
         with pytest.raises(UsageError):
             open_store(url.format(tmp_path))
         assert list(tmp_path.iterdir()) == []
@@ -626,7 +626,7 @@ def test_files_reach_nothing_outside(attack: Attack, tmp_path: Path, monkeypatch
     inside.mkdir()
     monkeypatch.chdir(inside)
     for what, (suffix, data) in archives(secret).items():
-        with attack("files that reach outside"):
+        with attack("security: files that reach outside"):
             try:
                 reading = read_as(suffix, data)
                 said = reading.text + json.dumps(dict(reading.metadata))
@@ -697,7 +697,7 @@ def test_nothing_that_is_shown_steers_the_terminal(
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "a.md").write_text("A text.", encoding="utf-8")
     words = {"URL": url, "FOLDER": str(folder), "EMPTY": str(tmp_path / "plain"), "kb=EMPTY": f"other={tmp_path / 'plain'}"}
-    with attack("texts and names that steer a terminal"):
+    with attack("security: texts and names that steer a terminal"):
         result = command(*[words.get(word, word) for word in arguments])
         assert result.code in (0, 1, 2, 4), result.err
         assert steers(result.out + result.err) == set()
@@ -718,7 +718,7 @@ def test_what_a_collection_says_of_itself_does_not_steer_the_terminal(
         store.write_mark({"unfinished": [ESCAPES], "last_run": {"finished": ESCAPES, "seconds": 1.0, "chunks_embedded": 1}})
     commands = [("inspect", url), ("inspect", url, "--json"), ("search", "lamp", "--in", url), ("index", __file__, "--into", url)]
     for one in commands:
-        with attack("collections that steer a terminal"):
+        with attack("security: collections that steer a terminal"):
             result = command(*one)
             assert result.code in (0, 2, 3), result.err
             assert steers(result.out + result.err) == set()
@@ -726,7 +726,7 @@ def test_what_a_collection_says_of_itself_does_not_steer_the_terminal(
     with closing(open_store(url)) as store:
         note = {"from": f"edge:{ESCAPES}", "to": "edge:x; rm -rf ~", "options": ["--x\n$(touch y)"]}
         store.write_contract({"format_version": 3, "unfinished_copy": note})
-    with attack("collections that steer a terminal"):
+    with attack("security: collections that steer a terminal"):
         result = command("search", "lamp", "--in", url)
         assert (result.code, steers(result.err)) == (4, set())
         assert "'edge:x; rm -rf ~'" in result.err, "a command that is shown is quoted"
@@ -741,7 +741,7 @@ def test_a_damaged_mark_is_told_and_not_thrown(
     url = named_by_a_collection(f"edge:{tmp_path}/db")
     with closing(open_store(url)) as store:
         store.write_mark(mark)
-    with attack("a damaged mark"):
+    with attack("security: a damaged mark"):
         result = command("inspect", url)
         assert result.code in (0, 3)
         assert "Traceback" not in result.err
@@ -785,7 +785,7 @@ def test_a_key_that_a_server_repeats_is_not_told(
     with echoing_server(status) as port:
         # A Qdrant client finds no gRPC there, and takes REST on the port before.
         url = f"chroma+http://127.0.0.1:{port}/handbook" if kind == "chroma" else f"qdrant://127.0.0.1:{port + 1}/handbook"
-        with attack("a server that repeats the key"):
+        with attack("security: a server that repeats the key"):
             result = command("inspect", url)
             assert result.code in (2, 4, 70), result.err
             assert KEY not in result.out + result.err
@@ -809,7 +809,7 @@ def test_a_fault_shows_no_key(
             raise RuntimeError(f"Bearer {KEY}") from error
 
     monkeypatch.setattr(api, "inspect", fault)
-    with attack("a fault with the key in its trace"):
+    with attack("security: a fault with the key in its trace"):
         result = command("inspect", f"edge:{tmp_path}/db")
         assert result.code == 70
         assert "RuntimeError: Bearer ***" in result.err
@@ -822,13 +822,13 @@ def test_doctor_and_collections_hold_no_key(
 ) -> None:
     """Neither what is shown of this machine, nor a byte of what a run writes."""
     for arguments in (("doctor",), ("doctor", "--json")):
-        with attack("doctor with keys in the environment"):
+        with attack("security: doctor with keys in the environment"):
             result = command(*arguments)
             assert KEY not in result.out + result.err
     for store in ("edge:{}/edge", "chroma:{}/chroma/handbook", "qdrant:{}/qdrant/handbook"):
         url = store.format(tmp_path)
         api.index(documents=[Document("a", "The lamp burns.")], into=url, model=HashEmbedder())
-        with attack("collections made with keys in the environment"):
+        with attack("security: collections made with keys in the environment"):
             assert KEY not in command("inspect", url, "--json").out
     written = [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert written == []
@@ -868,7 +868,7 @@ def test_a_url_with_a_password_is_refused_without_it(
         ("inspect", url), ("search", "x", "--in", url), ("index", tmp_path / "a.md", "--into", url), ("copy", url, url),
         ("copy", f"edge:{tmp_path}/none", url), ("remove", "x", "--from", url),
     ):  # fmt: skip
-        with attack("a URL with a password"):
+        with attack("security: a URL with a password"):
             result = command(*arguments)
             assert result.code == 2
             assert not re.search("PASS|PA.SS|SS@", result.out + result.err + logged.getvalue())
@@ -913,7 +913,7 @@ def test_parsers_are_given_no_key(attack: Attack, keys: None, monkeypatch: pytes
 
     reader, data = reader_of(".docx"), samples.docx()
     assert reader is not None
-    with attack("keys in the environment of a parser"), Parsers(ParseLimits(processes=1)) as made:
+    with attack("security: keys in the environment of a parser"), Parsers(ParseLimits(processes=1)) as made:
         file = LoadedFile(FoundFile(Path("x"), "kb/x.docx", len(data)), reader, data, "hash")
         assert made.submit(file).result(60).text.startswith("# The Lamp")
         assert len(given) == 1
@@ -938,7 +938,7 @@ def test_temporary_files_are_for_this_user_only(attack: Attack, tmp_path: Path, 
 
     mask = os.umask(0)
     try:
-        with attack("temporary files that others could read"):
+        with attack("security: temporary files that others could read"):
             api.plan_index(documents=[Document("b", "x")], into=url, model=Looking())
             assert set(modes) == {0o700}
             assert list((tmp_path / "tmp").iterdir()) == []
@@ -959,7 +959,7 @@ def test_an_unknown_field_of_a_foreign_payload_is_data(attack: Attack, tmp_path:
     with closing(open_store(url)) as store:
         sources = set(store.sources())
     for number, _ in enumerate(forged):
-        with attack("metadata that poses as ours"):
+        with attack("security: metadata that poses as ours"):
             named = [one for one in summary.skipped if one.source.endswith(f"d{number}")]
             assert named or f"documents/d{number}" in sources
     assert sources <= {f"documents/d{number}" for number in range(len(forged))}
@@ -982,7 +982,7 @@ def test_a_file_of_settings_in_the_working_directory_is_not_ours(
     monkeypatch.syspath_prepend(str(tmp_path / "path"))
     (tmp_path / ".env").write_text('chroma_api_impl="planted.Api"\nchroma_sysdb_impl="planted.Api"\n', encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    with attack("a .env among the documents"):
+    with attack("security: a .env among the documents"):
         url = f"chroma:{tmp_path}/db/handbook"
         api.index(documents=[Document("a", "The lamp burns.")], into=url, model=HashEmbedder())
         assert not proof.exists()
@@ -999,7 +999,7 @@ def test_python_is_not_misled_by_the_working_directory(attack: Attack, tmp_path:
         "from sightline import api; from sightline.testing import HashEmbedder\n"
         "print(api.index(['a.docx'], into='edge:db', model=HashEmbedder()).documents)"
     )
-    with attack("modules of Python's names in the folder"):
+    with attack("security: modules of Python's names in the folder"):
         done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, env=_paths())
         assert done.stdout.strip() == "1", done.stderr
         assert not proof.exists()

@@ -430,7 +430,7 @@ def test_a_shorter_longest_input_is_refused(
     watched.texts.clear()
     with attack(KIND.format("a shorter longest input")):
         before = contents(url)
-        with pytest.raises(UsageError, match="A chunk can't have 509 tokens; allowed are 16 to 6"):
+        with pytest.raises(UsageError, match="A chunk can't have 510 tokens; allowed are 16 to 62"):
             api.index([changed], into=url, model=short, device="cpu")
         assert contents(url) == before
         assert watched.texts == []

@@ -147,7 +147,7 @@ def _refuse_secrets(url: str) -> None:
     before, _, address = url.partition("//")
     if "/" not in before and any(sign in address for sign in "@?#"):
         raise UnknownStore(
-            "A store URL takes no user, no key and nothing behind the collection's name. This one isn't shown, because it may hold "
+            "A store URL takes no user, no key and nothing behind the collection's name. This one isn't shown: it may hold "
             f"one. Keys come from the environment, e.g. QDRANT_API_KEY. Known forms:\n{_known_forms()}"
         )
 

@@ -1,4 +1,4 @@
-"""Keys in the environment: no child process gets them that needs none, and no message shows them, whoever put them into it."""
+"""Keys in the environment: no process of ours that reads files gets them, and no message shows them, whoever put them there."""
 
 from __future__ import annotations
 

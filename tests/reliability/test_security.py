@@ -13,6 +13,7 @@ import logging
 import os
 import pickle
 import re
+import shlex
 import shutil
 import sqlite3
 import stat
@@ -553,6 +554,25 @@ def test_names_of_collections_are_no_paths(attack: Attack, tmp_path: Path, url: 
         with pytest.raises(UsageError):
             open_store(url.format(tmp_path))
         assert list(tmp_path.iterdir()) == []
+
+
+@slow
+@pytest.mark.skipif(os.name == "nt", reason="such names can't be had there")
+def test_odd_names_of_directories_are_only_names(
+    attack: Attack, command: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hold a collection like any other, and a command that is shown has them quoted."""
+    monkeypatch.chdir(tmp_path)
+    for name in (" a b ", "a\nb", "-rf", "$(touch x)", "a;touch x", "ü🌊", "a'b\"c", "%s{0}", "[bold]", "a:b", "\x1b[2J"):
+        with attack("security: odd names of directories"):
+            result = command("search", "x", f"--in=edge:./in {name}")
+            assert result.code == 2
+            assert steers(result.err) == set()
+            assert f"--into {shlex.quote(f'edge:./in {name}')}" in result.err or not name.isprintable()
+            api.index(documents=[Document("a", "The lamp burns.")], into=f"edge:./in {name}", model=HashEmbedder())
+            assert [path.name for path in tmp_path.iterdir()] == [f"in {name}"]
+            assert "1 of 64 dimensions" in command("inspect", f"edge:./in {name}").out
+            shutil.rmtree(tmp_path / f"in {name}")
 
 
 def linked(data: bytes, name: str, target: str) -> bytes:

@@ -31,7 +31,7 @@ from echoing import echoing_server
 
 import samples
 from attacks import Attack
-from sightline import api
+from sightline import api, opening
 from sightline.cli import main
 from sightline.embedding.engine import EmbeddingEngine
 from sightline.embedding.models import load_spec
@@ -681,8 +681,8 @@ def steers(text: str) -> set[str]:
 @pytest.fixture
 def hashing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model by name is the hash embedder: what a command shows doesn't depend on it."""
-    monkeypatch.setattr(api, "open_embedder", lambda *_, **__: HashEmbedder())
-    monkeypatch.setattr(api, "is_trusted", lambda *_: True)
+    monkeypatch.setattr(opening, "open_embedder", lambda *_, **__: HashEmbedder())
+    monkeypatch.setattr(opening, "is_trusted", lambda *_: True)
 
 
 @slow

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from attacks import Attack
-from sightline import api
+from sightline import api, opening
 from sightline.cli import main
 from sightline.contract import PROBE_TEXTS, ChunkPart, make_contract
 from sightline.embedding.shared import SharedEmbedder, open_embedder
@@ -305,7 +305,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str]
     cache = tmp_path / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv(api.TRUSTED_MODELS_VARIABLE, "some/*")
+    monkeypatch.setenv(opening.TRUSTED_MODELS_VARIABLE, "some/*")
     repository = cache / "models--some--model"
 
     def put(model: Path, commit: str) -> None:

@@ -441,6 +441,17 @@ def test_what_embeds_for_a_chroma_collection_is_not_made(attack: Attack, tmp_pat
             assert not proof.exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="making links needs a right there")
+def test_links_beside_what_is_no_database_do_not_matter(tmp_path: Path) -> None:
+    """A collection may be made in a folder of other things; Chroma's and Qdrant's have their own files there."""
+    (tmp_path / "mine").write_text("what I need", encoding="utf-8")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    api.index(documents=[Document("a", "The lamp burns.")], into=f"chroma:{tmp_path}/handbook", model=HashEmbedder())
+    assert [hit.source for hit in _all(f"chroma:{tmp_path}/handbook")] == ["documents/a"]
+    with pytest.raises(UsageError, match="holds something that Sightline didn't make"):
+        api.inspect(f"qdrant:{tmp_path}/handbook")
+
+
 def local_qdrant(tmp_path: Path) -> tuple[str, Path]:
     """A database of local mode that bears our mark, as one that somebody hands on does."""
     url = f"qdrant:{tmp_path}/db/handbook"

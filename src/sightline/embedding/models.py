@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from sightline.embedding.instructions import template_of
@@ -279,7 +279,8 @@ def refuse_own_code(spec: ModelSpec) -> None:
 
     Nothing would tell: where transformers knows the name of the architecture, the weights may fit it and mean something else.
     """
-    code = (spec.config.get("auto_map") or {}).get("AutoModel")
+    named = spec.config.get("auto_map")
+    code = named.get("AutoModel") if isinstance(named, dict) else named
     if code is not None and spec.config.get("model_type") not in _PORTED:
         raise ModelError(
             f"{spec.folder}: its config.json asks for code of its own ({code!r}), and Sightline runs no code from model folders. "
@@ -400,8 +401,8 @@ def _modules(root: Path) -> list[tuple[str, str]]:
 
 def _is_within(path: str) -> bool:
     """Whether a path that a file names stays in the folder of that file."""
-    pure = PurePosixPath(path.replace("\\", "/"))
-    return not pure.is_absolute() and ".." not in pure.parts
+    pure = PureWindowsPath(path)  # it knows both kinds of slashes
+    return not pure.drive and not pure.root and ".." not in pure.parts
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -20,12 +20,13 @@ def without_links(url: str, directory: Path, names: Sequence[str]) -> Path:
     Args:
         url: The store's, for messages.
         directory: Where the database is, or is to be.
-        names: Globs of what belongs to it.
+        names: Globs of what belongs to it; the first is the file without which there is none.
 
     Raises:
         StoreError: One of its files, or its lock, is a link.
     """
-    for name in (LOCK_NAME, *names):
+    is_there = os.path.lexists(directory / names[0])  # else it is any folder, whose other files don't matter
+    for name in (LOCK_NAME, *(names if is_there else ())):
         for entry in directory.glob(name):
             link = next(_links(entry), None)
             if link is not None:

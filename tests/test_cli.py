@@ -296,10 +296,10 @@ def test_a_server_that_does_not_answer_is_exit_code_4(
         assert f"127.0.0.1:{port}" in result.err
 
 
-def test_the_same_name_with_other_weights_is_refused(
+def test_the_same_name_with_another_pooling_is_refused(
     command: Callable[..., Result], make_model: Callable[..., Path], folder: Path, tmp_path: Path
 ) -> None:
-    """The probes tell, whatever the folder is called; the documents aren't touched."""
+    """Whatever the folder is called; the documents aren't touched."""
     model, url = tmp_path / "model", f"edge:{tmp_path / 'db'}"
     shutil.copytree(make_model("bert"), model)
     assert command("index", folder, "--into", url, "--model", model).code == 0
@@ -308,7 +308,7 @@ def test_the_same_name_with_other_weights_is_refused(
     for arguments in (("index", folder, "--into", url), ("search", "x", "--in", url)):
         result = command(*arguments)
         assert result.code == 3
-        assert "fingerprint: the collection has" in result.err
+        assert "pooling: the collection has 'mean', this embedder 'cls'" in result.err
 
 
 def test_odd_files_are_told_and_the_rest_is_indexed(command: Callable[..., Result], tiny: str, tmp_path: Path) -> None:

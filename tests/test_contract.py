@@ -181,6 +181,21 @@ def test_another_document_prompt_is_refused_without_embedding(contract: Contract
     assert embedder.stats().texts == 0
 
 
+def test_another_pooling_is_refused_without_embedding(contract: Contract) -> None:
+    """Where both are known; the probes of some models would hardly show it."""
+    pooled = replace(contract, vectors=replace(contract.vectors, pooling="mean"))
+
+    class Pooling(HashEmbedder):
+        def identity(self) -> EmbedderIdentity:
+            return replace(super().identity(), pooling="cls")
+
+    embedder = Pooling()
+    with pytest.raises(ContractMismatch, match="pooling: the collection has 'mean', this embedder 'cls'"):
+        verify(pooled, embedder, URL)
+    assert embedder.stats().texts == 0
+    verify(pooled, HashEmbedder(), URL)  # that one doesn't know its own
+
+
 def test_another_query_instruction_is_never_refused(contract: Contract) -> None:
     """What a searcher looks with is a default of reading: the probes use the collection's."""
     verify(contract, Disguised(None, query_instruction="find the recipe for this: "), URL)

@@ -236,7 +236,7 @@ def test_fingerprint_does_not_depend_on_shards(folder, tmp_path):
     assert fingerprint(load_spec(folder), {}) == fingerprint(load_spec(copy), {})
 
 
-@pytest.mark.parametrize("part", ["weights", "dense", "tokenizer", "pooling", "config"])
+@pytest.mark.parametrize("part", ["weights", "dense", "tokenizer", "tokenizer_config", "pooling", "config"])
 def test_fingerprint_tells_models_apart(folder, part):
     """A fine-tune of the same shape, another head, tokenizer, pooling or configuration."""
     from safetensors.torch import load_file, save_file
@@ -248,6 +248,8 @@ def test_fingerprint_tells_models_apart(folder, part):
     elif part == "tokenizer":
         tokenizer = (folder / "tokenizer.json").read_text()
         (folder / "tokenizer.json").write_text(tokenizer.replace('"lowercase": true', '"lowercase": false'))
+    elif part == "tokenizer_config":  # it overrules the tokenizer's own file
+        edit(folder / "tokenizer_config.json", do_lower_case=False)
     elif part == "pooling":
         edit(folder / "1_Pooling" / "config.json", pooling_mode="cls")
     else:
@@ -259,3 +261,17 @@ def test_fingerprint_covers_settings_that_change_vectors(minilm_folder):
     """Cleaning is part of who an embedder is."""
     plain, cleaned = EmbeddingEngine(minilm_folder), EmbeddingEngine(minilm_folder, clean=["blanks"])
     assert plain.identity().fingerprint != cleaned.identity().fingerprint
+
+
+def test_a_model_that_runs_its_own_code_has_no_fingerprint(folder):
+    """The code isn't hashed, so only its vectors tell what it is."""
+    edit(folder / "config.json", auto_map={"AutoModel": "modeling_own.Own"})
+    assert EmbeddingEngine(folder, trust_remote_code=True).identity().fingerprint is None
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]"])
+def test_a_fingerprint_of_broken_weights_is_an_error(folder, content):
+    """It names the file."""
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model.safetensors isn't a whole safetensors file"):
+        fingerprint(load_spec(folder), {})

@@ -63,14 +63,17 @@ class TestUrls:
     @pytest.mark.parametrize(
         "url",
         ["qdrant://localhost:6334", "qdrant://localhost:6334/", "qdrant:///kb", "qdrant://host:port/kb", "qdrant://host/a/b",
-         "qdrant://host/kb?x=1", "qdrant://host/-kb", "qdrant://host/" + "a" * 201],
+         "qdrant://host/-kb", "qdrant://host/" + "a" * 201],
     )  # fmt: skip
     def test_a_server_url_needs_a_host_and_a_name(self, url):
         """A malformed Qdrant URL is answered with the right form."""
         with pytest.raises(UnknownStore, match=r"qdrant://HOST:PORT/COLLECTION, e\.g\. qdrant://localhost:6334/handbook"):
             open_store(url)
 
-    @pytest.mark.parametrize("url", ["qdrant://me:secret@host/kb", "chroma+http://secret@host/handbook"])
+    @pytest.mark.parametrize(
+        "url",
+        ["qdrant://me:secret@host/kb", "chroma+http://secret@host/handbook", "qdrant://host/kb?key=secret", "faiss://a:secret@b/c"],
+    )
     def test_a_key_in_a_url_is_refused_and_not_repeated(self, url):
         """URLs are logged, keys must not be."""
         with pytest.raises(UnknownStore, match="environment") as caught:

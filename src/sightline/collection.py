@@ -29,7 +29,7 @@ from sightline.layouts import (
     read_storage,
 )
 from sightline.metadata import known_id
-from sightline.opening import known_contract, opened_embedder, opened_store, whole_lengths
+from sightline.opening import known_contract, opened_embedder, opened_store, stored_contract, whole_lengths
 from sightline.protocols import Embedder, InstructionLike, Store
 from sightline.searching import aquery_vector, asearch, nearest, query_vector, search
 from sightline.stores.checks import collection_not_found, not_ours
@@ -85,8 +85,7 @@ def open_collection(
             store.release()
         else:
             check_kept_settings(store, quantization, storage)
-        data = store.read_contract()
-        contract = None if data is None else Contract.from_json(data)
+        contract = stored_contract(store)
         if contract is None and model is None:
             raise UsageError(
                 f"Sightline didn't make the collection at {url}, so nothing says which model its vectors are of. "

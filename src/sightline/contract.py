@@ -17,11 +17,11 @@ import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 
-from sightline.errors import ContractMismatch, UnfinishedCopy
+from sightline.errors import ContractMismatch, ModelError, UnfinishedCopy
 from sightline.protocols import Embedder
 from sightline.types import EmbedderIdentity, FloatArray
 
@@ -30,6 +30,8 @@ from sightline.types import EmbedderIdentity, FloatArray
 FORMAT_VERSION, _PLAIN_VERSION = 3, 2
 # bfloat16 on another device moves a probe by up to 0.001 in cosine; a wrong prompt, pooling or model by far more.
 PROBE_COSINE = 0.995
+# A server that writes its vectors with few digits is off by far less, one that doesn't normalise by far more.
+_NORM_TOLERANCE = 0.01
 PROBE_TEXTS = (
     "tide",
     "How do I restart the backup generator when it will not start?",
@@ -133,12 +135,13 @@ class Contract:
                 "Upgrade with: pip install --upgrade sightline"
             )
         try:
+            if version not in (_PLAIN_VERSION, FORMAT_VERSION):
+                raise ValueError(f"its format version is {version!r}")
             given = data["vectors"]
             vectors = _part(VectorPart, {**given, "shorter": tuple(given.get("shorter", ()))})
-            probes = np.frombuffer(base64.b64decode(data["probes"], validate=True), dtype="<f2").astype(np.float32)
-            shaped = probes.reshape(2 * len(PROBE_TEXTS), vectors.dimensions)
-            return cls(vectors, _part(ChunkPart, data["chunks"]), _part(ReadingDefaults, data["reading"]), shaped)
-        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            probes = _read_probes(data["probes"], vectors.dimensions)
+            return cls(vectors, _part(ChunkPart, data["chunks"]), _part(ReadingDefaults, data["reading"]), probes)
+        except (AttributeError, KeyError, TypeError, ValueError, binascii.Error) as error:
             raise ContractMismatch(
                 f"The collection's contract can't be read ({type(error).__name__}: {error}). "
                 "It may be damaged: restore it, or index again into another collection: sightline index PATH --into OTHER_URL"
@@ -170,7 +173,12 @@ class UnfinishedCopyNote:
     def from_json(cls, data: Mapping[str, Any]) -> UnfinishedCopyNote:
         """Read what `to_json` gave."""
         note = data[cls.KEY]
-        return cls(str(note["from"]), str(note["to"]), tuple(map(str, note["options"])))
+        try:
+            return cls(str(note["from"]), str(note["to"]), tuple(map(str, note["options"])))
+        except (KeyError, TypeError) as error:
+            raise ContractMismatch(
+                f"The note of an unfinished copy can't be read ({type(error).__name__}: {error}). Copy again with --replace."
+            ) from error
 
     def command(self) -> str:
         """What finishes the copy."""
@@ -206,8 +214,16 @@ class Mark:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Mark:
-        """Read what `to_json` gave; nothing is a collection without runs."""
-        return cls(frozenset(data.get("unfinished", ())), data.get("last_run", {}), data.get("is_rebuilt", False))
+        """Read what `to_json` gave; nothing is a collection without runs. Raise ContractMismatch for anything else."""
+        unfinished, last_run = data.get("unfinished", []), data.get("last_run", {})
+        is_rebuilt = data.get("is_rebuilt", False)
+        is_known = isinstance(last_run, Mapping) and isinstance(is_rebuilt, bool) and _is_a(unfinished, list)
+        if not is_known or not all(_is_a(one, str) for one in unfinished):
+            raise ContractMismatch(
+                "What the collection says of its last run can't be read. It may be damaged: restore it, or index again into "
+                "another collection: sightline index PATH --into OTHER_URL"
+            )
+        return cls(frozenset(unfinished), last_run, is_rebuilt)
 
 
 def make_contract(
@@ -220,9 +236,15 @@ def make_contract(
         chunks: How they will be cut.
         dimensions: Length of the vectors; None is the embedder's.
         shorter: Lengths of those that the points have besides, longest first.
+
+    Raises:
+        ModelError: Its vectors aren't what an embedder's are: their number, length or norm.
     """
     length = embedder.dimensions if dimensions is None else dimensions
     probes = probe(embedder, length, query_prompt=embedder.identity().query_prompt)
+    if not _are_unit(probes):
+        model = embedder.identity().model
+        raise ModelError(f"The vectors of {model!r} aren't of unit norm: theirs is {_norms(probes)}. Normalise them.")
     return Contract(vector_part(embedder, length, shorter), chunks, reading_defaults(embedder, length), probes)
 
 
@@ -242,9 +264,20 @@ def reading_defaults(embedder: Embedder, dimensions: int) -> ReadingDefaults:
 
 
 def probe(embedder: Embedder, dimensions: int, *, query_prompt: str | None = None) -> FloatArray:
-    """How `embedder` sees the probe texts: float32 `(16, dimensions)`, eight as documents, then eight as queries."""
+    """How `embedder` sees the probe texts: float32 `(16, dimensions)`, eight as documents, then eight as queries.
+
+    Raises:
+        ModelError: It gives another number of vectors, or another length, than it was asked for.
+    """
     documents = embedder.embed_documents(PROBE_TEXTS, dimensions=dimensions)
-    return np.concatenate([documents, embed_with_prompt(embedder, PROBE_TEXTS, query_prompt, dimensions)])
+    queries = embed_with_prompt(embedder, PROBE_TEXTS, query_prompt, dimensions)
+    for rows in (documents, queries):
+        if np.shape(rows) != (len(PROBE_TEXTS), dimensions):
+            raise ModelError(
+                f"{embedder.identity().model!r} gave an array of shape {np.shape(rows)} for {len(PROBE_TEXTS)} texts at "
+                f"{dimensions} dimensions; it must be {(len(PROBE_TEXTS), dimensions)}. Check what serves it."
+            )
+    return np.concatenate([documents, queries])
 
 
 def embed_with_prompt(embedder: Embedder, queries: Sequence[str], prompt: str | None, dimensions: int) -> FloatArray:
@@ -283,15 +316,20 @@ def verify(contract: Contract, embedder: Embedder, url: str, *, dimensions: int 
         return
     seen = probe(embedder, contract.vectors.dimensions, query_prompt=contract.reading.query_prompt)
     agreement = cosines(contract.probes, seen)
-    if not (agreement >= PROBE_COSINE).all():  # written so that a NaN is refused too
-        raise _mismatch(url, contract, identity, dimensions, _identity_differences(contract, identity), agreement)
+    # Written so that a NaN is refused too.
+    if not (agreement >= PROBE_COSINE).all() or not _are_unit(seen):
+        differing = _identity_differences(contract, identity)
+        if not _are_unit(seen):
+            differing.append(("normalised", True, f"False: norms {_norms(seen)}"))
+        raise _mismatch(url, contract, identity, dimensions, differing, agreement)
 
 
 def _plain_differences(vectors: VectorPart, identity: EmbedderIdentity, dimensions: int | None) -> list[_Difference]:
-    ours = VectorPart(vectors.dimensions if dimensions is None else dimensions, 0, None, None, identity.document_prompt)
+    length = vectors.dimensions if dimensions is None else dimensions
+    ours = VectorPart(length, 0, None, identity.pooling, identity.document_prompt)
     names = ["dimensions", "embedded_text", "distance", "normalised"]
-    if vectors.document_prompt is not None and identity.document_prompt is not None:
-        names.append("document_prompt")
+    known = ("pooling", "document_prompt")
+    names += [name for name in known if getattr(vectors, name) is not None and getattr(ours, name) is not None]
     differing = [(name, getattr(vectors, name), getattr(ours, name)) for name in names]
     if identity.native_dimensions < vectors.dimensions:
         differing.append(("native_dimensions", vectors.native_dimensions, identity.native_dimensions))
@@ -339,9 +377,39 @@ def cosines(expected: FloatArray, actual: FloatArray) -> FloatArray:
     return row_wise
 
 
+def _are_unit(vectors: FloatArray) -> bool:
+    return bool((np.abs(np.linalg.norm(vectors, axis=1) - 1) <= _NORM_TOLERANCE).all())
+
+
+def _norms(vectors: FloatArray) -> str:
+    norms = np.linalg.norm(vectors, axis=1)
+    return f"{norms.min():.3f} to {norms.max():.3f}"
+
+
 def _part(kind: type[_Part], data: Mapping[str, Any]) -> _Part:
     """A part from its JSON object; a key that this version doesn't know is an error, because it might matter."""
-    return kind(**data)
+    part = kind(**data)
+    for name, wanted in get_type_hints(kind).items():
+        value = getattr(part, name)
+        if not _is_a(value, wanted):
+            raise TypeError(f"{name} is {value!r}")
+    return part
+
+
+def _is_a(value: object, wanted: Any) -> bool:
+    """Whether a value is of an annotated type; True is no number."""
+    if get_origin(wanted) is tuple:
+        return isinstance(value, tuple) and all(_is_a(one, int) for one in value)
+    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+
+
+def _read_probes(text: str, dimensions: int) -> FloatArray:
+    if dimensions < 1:
+        raise ValueError(f"dimensions is {dimensions}")
+    probes = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f2").astype(np.float32)
+    if not np.isfinite(probes).all():
+        raise ValueError("its probes hold NaN or infinity")
+    return probes.reshape(2 * len(PROBE_TEXTS), dimensions)
 
 
 def _short(fingerprint: str | None) -> str | None:

@@ -19,6 +19,16 @@ _CANT_ADD = "This store keeps one vector for each point; copy the collection to 
 _Kind = TypeVar("_Kind", bound=StrEnum)
 
 
+def check_stored(contract: Contract, layout: VectorLayout, url: str) -> None:
+    """Raise ContractMismatch where a collection's vectors have another length than its contract says."""
+    if layout.dimensions != contract.vectors.dimensions:
+        raise ContractMismatch(
+            f"dimensions: the vectors of {url} have {layout.dimensions}, its contract says {contract.vectors.dimensions}. One of "
+            "them was changed by another program: restore it, or index again into another collection: "
+            "sightline index PATH --into OTHER_URL"
+        )
+
+
 def read_lengths(given: Lengths) -> tuple[int | None, tuple[int, ...]]:
     """The main length, None for the embedder's own, and the shorter ones, longest first: the longest one given is the main one.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from sightline.contract import Contract
 from sightline.embedding.models import DEFAULT_MODEL, full_name, is_local
 from sightline.embedding.shared import open_embedder
 from sightline.errors import ModelNotFound, UntrustedModel, UsageError
+from sightline.layouts import check_stored
 from sightline.protocols import Embedder, Store
 from sightline.stores import open_store
 from sightline.stores.checks import collection_not_found, not_ours
@@ -20,10 +22,16 @@ from sightline.stores.checks import collection_not_found, not_ours
 # Models that a collection may name and have fetched: the default one's family, and what this variable lists (* is any name).
 TRUSTED_MODELS_VARIABLE = "SIGHTLINE_TRUSTED_MODELS"
 _TRUSTED_MODELS = ("Qwen/Qwen3-Embedding-*",)
+# A path to another machine: looking whether it is there would already give that one the user's name, on Windows.
+_SHARES = ("\\\\", "//")
+# Anybody can propose a change to a trusted model on the hub, and such a proposal is a revision, too.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_trusted(model: str, revision: str | None = None) -> bool:
     """Whether a model that a collection names may be used: it is on this machine, or somebody here allowed it."""
+    if not model.strip() or model.startswith(_SHARES) or (revision is not None and not _COMMIT.fullmatch(revision)):
+        return False
     allowed = [*_TRUSTED_MODELS, *filter(None, map(str.strip, os.environ.get(TRUSTED_MODELS_VARIABLE, "").split(",")))]
     return any(fnmatch.fnmatchcase(model, pattern) for pattern in allowed) or is_local(model, revision)
 
@@ -45,12 +53,20 @@ def existing_store(url: str, resources: ExitStack) -> Store:
 
 def known_contract(store: Store) -> Contract | None:
     """The contract of a collection that is to be written; None where there is no collection yet."""
-    data = store.read_contract()
-    if data is not None:
-        return Contract.from_json(data)
-    if store.exists():
+    contract = stored_contract(store)
+    if contract is None and store.exists():
         raise not_ours(store.url)
-    return None
+    return contract
+
+
+def stored_contract(store: Store) -> Contract | None:
+    """The contract of a collection; None where there is no collection, or one that another program made."""
+    data = store.read_contract()
+    if data is None:
+        return None
+    contract = Contract.from_json(data)
+    check_stored(contract, store.layout(), store.url)
+    return contract
 
 
 def whole_lengths(store: Store) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from sightline.cli.embed import embed
 from sightline.cli.formats import formats
 from sightline.cli.index import index
 from sightline.cli.inspect import inspect
+from sightline.cli.output import echo
 from sightline.cli.plan import plan
 from sightline.cli.remove import remove
 from sightline.cli.search import search
@@ -94,13 +95,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         return 0
     except Exception:  # noqa: BLE001 - whatever it is, it is shown whole
-        traceback.print_exc()
+        echo(traceback.format_exc(), err=True)
         return _failed("This is a fault of Sightline; please report it with the lines above. What was written stays.", _FAULT)
     return code if isinstance(code, int) else 0
 
 
 def _failed(message: str, code: int) -> int:
-    click.echo(message, err=True)
+    echo(message, err=True)
     return code
 
 
@@ -108,4 +109,4 @@ class _Stderr(logging.Handler):
     """The library's warnings; looked up at each one, because a live display takes stderr over while it draws."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"Warning: {record.getMessage()}", err=True)
+        echo(f"Warning: {record.getMessage()}", err=True)

@@ -6,6 +6,7 @@ import click
 
 from sightline import api
 from sightline.cli.options import run_options
+from sightline.cli.output import echo
 
 
 @click.command(short_help="Take over a collection that another program filled.")
@@ -22,4 +23,4 @@ def adopt(url: str, model: str, device: str | None, devices: tuple[str, ...] | N
       sightline adopt chroma:./db/handbook --model Qwen/Qwen3-Embedding-0.6B
     """
     contract = api.adopt(url, model=model, device=device, devices=devices, dtype=dtype)
-    click.echo(f"{url} is adopted: {contract.vectors.dimensions} dimensions of {contract.reading.model}", err=True)
+    echo(f"{url} is adopted: {contract.vectors.dimensions} dimensions of {contract.reading.model}", err=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 import click
 
 from sightline import api
 from sightline.cli.options import counted, json_option
+from sightline.cli.output import echo, json_text
 from sightline.cli.progress import show_copy_progress
 from sightline.cli.signals import exit_code
 from sightline.errors import UsageError
@@ -43,15 +43,15 @@ def copy(src: str, dst: str, as_json: bool, **options: Any) -> int:
       sightline copy parquet:./backup/kb.parquet chroma:./db/handbook --replace
     """
     if dst.startswith("memory:"):
-        raise UsageError(f"{dst} is gone when this command ends. Copy into another store, e.g. edge:./kb, or from Python.")
+        raise UsageError("memory: is gone when this command ends. Copy into another store, e.g. edge:./kb, or from Python.")
     try:
         with show_copy_progress() as on_progress:
             summary = api.copy(src, dst, **options, on_progress=on_progress)
     except KeyboardInterrupt as interrupt:
-        click.echo("Interrupted. The copy isn't finished; the same command goes on.", err=True)
+        echo("Interrupted. The copy isn't finished; the same command goes on.", err=True)
         return exit_code(interrupt)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(summary), indent=2))
+        echo(json_text(dataclasses.asdict(summary)))
     _tell(summary)
     return 0
 
@@ -67,9 +67,9 @@ def _tell(summary: CopySummary) -> None:
         else "",
         f"{summary.foreign_left:,} of another program left out" if summary.foreign_left else "",
     ]
-    click.echo(", ".join(filter(None, counts)), err=True)
+    echo(", ".join(filter(None, counts)), err=True)
     rows = f", {counted(summary.rows, 'row')}" if summary.rows else ""
-    click.echo(
+    echo(
         f"{counted(summary.documents, 'document')}{rows} in {summary.seconds:,.1f} s. Verified: all ids, texts and metadata, "
         f"{counted(summary.vectors_compared, 'vector')} (largest difference {summary.largest_difference:.1e})",
         err=True,

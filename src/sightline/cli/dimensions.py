@@ -6,6 +6,7 @@ import click
 
 from sightline import api
 from sightline.cli.options import counted
+from sightline.cli.output import echo
 from sightline.cli.progress import show_count
 
 
@@ -30,7 +31,7 @@ def add(length: int, url: str, take_over: bool) -> None:
     """
     with show_count("cutting") as on_progress:
         done = api.add_dimension(url, length, take_over=take_over, on_progress=on_progress)
-    click.echo(f"{url} has vectors of {length} dimensions too: {counted(done, 'point')} cut", err=True)
+    echo(f"{url} has vectors of {length} dimensions too: {counted(done, 'point')} cut", err=True)
 
 
 @dimensions.command()
@@ -45,4 +46,4 @@ def remove(length: int, url: str, take_over: bool) -> None:
       sightline dimensions remove 128 --in edge:./kb
     """
     api.remove_dimension(url, length, take_over=take_over)
-    click.echo(f"{url} has no vectors of {length} dimensions any more", err=True)
+    echo(f"{url} has no vectors of {length} dimensions any more", err=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 
 import click
 
 from sightline.cli.options import json_option
+from sightline.cli.output import echo, json_text
 from sightline.doctor import ModelReport, Report, examine
 
 
@@ -26,11 +26,11 @@ def doctor(model: str | None, as_json: bool) -> int:
     """
     report = examine(model)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), indent=2, default=str))
+        echo(json_text(dataclasses.asdict(report)))
     else:
         rows = list(_rows(report))
         width = max(len(label) for label, _ in rows)
-        click.echo("\n".join(f"{label:<{width}}  {value}" for label, value in rows))
+        echo("\n".join(f"{label:<{width}}  {value}" for label, value in rows))
     return 0 if report.healthy else 2
 
 

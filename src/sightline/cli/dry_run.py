@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import click
-
 from sightline import api
 from sightline.cli.options import amount, counted, rows_of
+from sightline.cli.output import echo, json_text, plain
 from sightline.cli.progress import duration, show_progress
-from sightline.cli.search import plain
 from sightline.errors import UsageError
 from sightline.types import VectorLayout
 
@@ -28,20 +25,20 @@ def dry_run(arguments: dict[str, Any], as_json: bool) -> int:
     with show_progress() as on_progress:
         plan = api.plan_index(**given, on_progress=on_progress)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(plan), ensure_ascii=False, indent=2))
+        echo(json_text(dataclasses.asdict(plan)))
     else:
         _tell(plan)
     if plan.refusal is not None:
-        click.echo(f"The run would refuse: {plan.refusal}", err=True)
+        echo(f"The run would refuse: {plan.refusal}", err=True)
         return _REFUSED
     return 1 if plan.summary.documents_failed else 0
 
 
 def _tell(plan: api.IndexPlan) -> None:
-    click.echo(rows_of(list(_rows(plan))))
-    click.echo("\nThe collection would then take about, by length of its vectors, in memory and on disk:\n")
-    click.echo(sizes_table(plan.sizes))
-    click.echo("\nNothing was written.")
+    echo(rows_of(list(_rows(plan))))
+    echo("\nThe collection would then take about, by length of its vectors, in memory and on disk:\n")
+    echo(sizes_table(plan.sizes))
+    echo("\nNothing was written.")
 
 
 def _rows(plan: api.IndexPlan) -> Iterator[tuple[str, str]]:

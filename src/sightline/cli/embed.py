@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from sightline import api
 from sightline.cli.options import counted, run_options
+from sightline.cli.output import echo, json_text
 from sightline.errors import UsageError
 from sightline.types import FloatArray, Role
 
@@ -56,7 +56,7 @@ def embed(
     )  # fmt: skip
     _write(texts, vectors, out)
     if out is not None:
-        click.echo(f"{counted(len(texts), 'vector')} of {vectors.shape[1]} dimensions in {out}", err=True)
+        echo(f"{counted(len(texts), 'vector')} of {vectors.shape[1]} dimensions in {out}", err=True)
 
 
 def _check_name(out: Path | None) -> None:
@@ -86,4 +86,4 @@ def _write(texts: Sequence[str], vectors: FloatArray, out: Path | None) -> None:
         for text, vector in zip(texts, vectors, strict=True):
             # Nine digits give the same float32 back.
             numbers = [float(f"{number:.9g}") for number in vector.tolist()]
-            stream.write(json.dumps({"text": text, "embedding": numbers}, ensure_ascii=False) + "\n")
+            stream.write(json_text({"text": text, "embedding": numbers}, indent=None) + "\n")

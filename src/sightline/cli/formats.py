@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from itertools import groupby
 
@@ -11,6 +10,7 @@ import click
 
 from sightline import api
 from sightline.cli.options import json_option
+from sightline.cli.output import echo, json_text
 
 
 @click.command(short_help="List which files are read.")
@@ -25,14 +25,14 @@ def formats(as_json: bool) -> int:
     """
     found = api.formats()
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
+        echo(json_text([dataclasses.asdict(one) for one in found]))
         return 0
     rows = [(reader, [one.suffix for one in some]) for reader, some in groupby(found, lambda one: one.reader)]
     width = max(len(reader) for reader, _ in rows)
     missing = {one.reader: one.missing for one in found if one.missing}
     for reader, suffixes in rows:
         needs = f"  (needs {' and '.join(missing[reader])})" if reader in missing else ""
-        click.echo(f"{reader:<{width}}  {' '.join(suffixes)}{needs}")
+        echo(f"{reader:<{width}}  {' '.join(suffixes)}{needs}")
     if missing:
-        click.echo(f"Install what is needed with: pip install {shlex.quote('sightline[files]')}", err=True)
+        echo(f"Install what is needed with: pip install {shlex.quote('sightline[files]')}", err=True)
     return 0

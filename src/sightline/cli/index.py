@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import click
 from sightline import api
 from sightline.cli.dry_run import dry_run
 from sightline.cli.options import counted, json_option, layout_options, pairs, run_options
+from sightline.cli.output import echo, json_text, plain
 from sightline.cli.progress import show_progress
-from sightline.cli.search import plain
 from sightline.cli.signals import exit_code
 from sightline.errors import DeletionRefused, UsageError
 from sightline.types import IndexSummary
@@ -76,7 +75,7 @@ def index(paths: tuple[Path, ...], url: str, as_json: bool, **options: Any) -> i
     try:
         summary = _run(arguments)
     except KeyboardInterrupt as interrupt:
-        click.echo("Interrupted. What was written stays; the same command goes on where this one stopped.", err=True)
+        echo("Interrupted. What was written stays; the same command goes on where this one stopped.", err=True)
         return exit_code(interrupt)
     except DeletionRefused as refused:
         if isinstance(refused.summary, IndexSummary):
@@ -115,7 +114,7 @@ def _run(arguments: dict[str, Any]) -> IndexSummary:
     except DeletionRefused as refused:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        click.echo(str(refused), err=True)
+        echo(str(refused), err=True)
         if not click.confirm("Delete them?", err=True):
             raise UsageError("Nothing was deleted.") from refused
     return _run({**arguments, "force": True})
@@ -123,15 +122,15 @@ def _run(arguments: dict[str, Any]) -> IndexSummary:
 
 def _report(summary: IndexSummary, url: str, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(summary), indent=2))
+        echo(json_text(dataclasses.asdict(summary)))
     _tell(summary, url)
 
 
 def _tell(summary: IndexSummary, url: str) -> None:
     for skipped in summary.skipped[:_SKIPPED_SHOWN]:
-        click.echo(f"Skipped {plain(skipped.source)}: {plain(skipped.reason)}", err=True)
+        echo(f"Skipped {plain(skipped.source)}: {plain(skipped.reason)}", err=True)
     if len(summary.skipped) > _SKIPPED_SHOWN:
-        click.echo(f"... and {len(summary.skipped) - _SKIPPED_SHOWN} more; --json has all", err=True)
+        echo(f"... and {len(summary.skipped) - _SKIPPED_SHOWN} more; --json has all", err=True)
     changed = summary.documents - summary.documents_unchanged
     counts = [
         f"{counted(summary.documents, 'document')} in {url}: {changed:,} new or changed",
@@ -141,15 +140,15 @@ def _tell(summary: IndexSummary, url: str) -> None:
         f"{summary.documents_failed:,} skipped" if summary.documents_failed else "",
         f"{summary.files_ignored:,} ignored" if summary.files_ignored else "",
     ]
-    click.echo(", ".join(filter(None, counts)), err=True)
-    click.echo(
+    echo(", ".join(filter(None, counts)), err=True)
+    echo(
         f"{counted(summary.chunks, 'chunk')} ({summary.chunks_embedded:,} embedded, {summary.chunks_deleted:,} deleted) "
         f"in {summary.seconds:,.1f} s",
         err=True,
     )
     if summary.documents_vanished:
         vanished = counted(summary.documents_vanished, "document")
-        click.echo(f"No longer found, but kept: {vanished}; --prune deletes what is gone.", err=True)
+        echo(f"No longer found, but kept: {vanished}; --prune deletes what is gone.", err=True)
     if summary.truncated_texts:
         longer = counted(summary.truncated_texts, "chunk")
-        click.echo(f"Longer than the model reads: {longer}; lower --chunk-tokens.", err=True)
+        echo(f"Longer than the model reads: {longer}; lower --chunk-tokens.", err=True)

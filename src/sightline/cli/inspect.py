@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
 from sightline import api
 from sightline.cli.options import counted, json_option
-from sightline.cli.search import plain
+from sightline.cli.output import echo, json_text, plain
 
 _ROOTS_SHOWN = 20
 
@@ -28,11 +28,11 @@ def inspect(url: str, as_json: bool) -> None:
     """
     found = api.inspect(url)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), ensure_ascii=False, indent=2))
+        echo(json_text(dataclasses.asdict(found)))
         return
     rows = list(_rows(found))
     width = max(len(label) for label, _ in rows)
-    click.echo("\n".join(f"{label:<{width}}  {plain(value)}" for label, value in rows))
+    echo("\n".join(f"{label:<{width}}  {plain(value)}" for label, value in rows))
 
 
 def _rows(found: api.Inspection) -> Iterator[tuple[str, str]]:
@@ -64,8 +64,14 @@ def _rows(found: api.Inspection) -> Iterator[tuple[str, str]]:
         norms = found.norms
         yield "norms", f"{norms.smallest:.4f} to {norms.largest:.4f}, mean {norms.mean:.4f} ({norms.sampled:,} vectors)"
     if found.last_run:
-        run = found.last_run
-        yield "last run", f"{run['finished']}, {run['seconds']:,.1f} s, {run['chunks_embedded']:,} chunks embedded"
+        yield "last run", _last_run(found.last_run)
+
+
+def _last_run(run: Mapping[str, Any]) -> str:
+    try:
+        return f"{run['finished']}, {run['seconds']:,.1f} s, {run['chunks_embedded']:,} chunks embedded"
+    except (KeyError, TypeError, ValueError):  # another program wrote it: it is shown as it is
+        return json_text(run, indent=None)
 
 
 def _contract_rows(found: api.Inspection) -> Iterator[tuple[str, str]]:

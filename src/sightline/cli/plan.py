@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import click
 from sightline import api
 from sightline.cli.dry_run import sizes_table
 from sightline.cli.options import amount, json_option, lengths_of, rows_of
+from sightline.cli.output import echo, json_text
 from sightline.cli.progress import duration
 from sightline.errors import UsageError
 from sightline.types import Quantization, VectorStorage
@@ -56,14 +56,14 @@ def plan(as_json: bool, **options: Any) -> None:
     lengths, kinds = options.pop("dimensions"), options.pop("quantization")
     found = api.plan_corpus(dimensions=lengths_of(lengths) or (), quantizations=_quantizations(kinds), **options)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), indent=2))
+        echo(json_text(dataclasses.asdict(found)))
         return
-    click.echo(rows_of(list(_rows(found))))
-    click.echo("\nBy length of the vectors, in memory and on disk:\n")
-    click.echo(sizes_table(found.sizes))
-    click.echo("\nThis stands on:\n")
+    echo(rows_of(list(_rows(found))))
+    echo("\nBy length of the vectors, in memory and on disk:\n")
+    echo(sizes_table(found.sizes))
+    echo("\nThis stands on:\n")
     lines = [(one.name, f"{one.value} ({one.origin}{f': {one.source}' if one.source else ''})") for one in found.assumptions]
-    click.echo(rows_of(lines))
+    echo(rows_of(lines))
 
 
 def _rows(found: api.CorpusPlan) -> Iterator[tuple[str, str]]:

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import click
-
+from sightline.cli.output import echo
 from sightline.types import CopyProgress, IndexProgress, OnCopyProgress, OnIndexProgress
 
 _PLAIN_EVERY_SECONDS = 10.0
@@ -77,7 +76,7 @@ class _Plain:
     def __call__(self, line: Line) -> None:
         if line.seconds >= self._next:
             self._next = line.seconds + _PLAIN_EVERY_SECONDS
-            click.echo(line.text, err=True)
+            echo(line.text, err=True)
 
 
 @contextmanager

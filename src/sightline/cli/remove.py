@@ -6,7 +6,7 @@ import click
 
 from sightline import api
 from sightline.cli.options import counted
-from sightline.cli.search import plain
+from sightline.cli.output import echo, plain
 
 
 @click.command(short_help="Delete documents from a collection.")
@@ -24,6 +24,6 @@ def remove(sources: tuple[str, ...], url: str, take_over: bool) -> None:
       sightline remove handbook/archive handbook/drafts --from edge:./kb
     """
     gone = api.remove(sources, from_url=url, take_over=take_over)
-    click.echo(f"Removed {counted(len(gone), 'document')} from {url}", err=True)
+    echo(f"Removed {counted(len(gone), 'document')} from {url}", err=True)
     for source in gone:
-        click.echo(plain(source))
+        echo(plain(source))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import textwrap
 
@@ -11,6 +10,7 @@ import click
 
 from sightline import api
 from sightline.cli.options import json_option, parse_filters, run_options
+from sightline.cli.output import echo, json_text, plain
 from sightline.types import Hit, Metadata
 
 _SNIPPET_LINES = 3
@@ -63,11 +63,11 @@ def search(
             text, k=k, instruction=instruction, filter=wanted, dimensions=dimensions, shortlist=shortlist
         )  # fmt: skip
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(hit) for hit in hits], ensure_ascii=False, indent=2))
+        echo(json_text([dataclasses.asdict(hit) for hit in hits]))
     elif hits:
-        click.echo("\n\n".join(_shown(rank, hit) for rank, hit in enumerate(hits, start=1)))
+        echo("\n\n".join(_shown(rank, hit) for rank, hit in enumerate(hits, start=1)))
     else:
-        click.echo(f"Nothing in {url} has this metadata." if wanted else f"{url} is empty.", err=True)
+        echo(f"Nothing in {url} has this metadata." if wanted else f"{url} is empty.", err=True)
 
 
 def _shown(rank: int, hit: Hit) -> str:
@@ -86,8 +86,3 @@ def place(metadata: Metadata) -> str:
         if last is not None:  # without an end it is the document's own
             found.append(plain(f"{key} {first}" if first == last else f"{key} {first}-{last}"))
     return ", ".join(found)
-
-
-def plain(text: str) -> str:
-    """Text on one line without control characters: a document must not steer the terminal."""
-    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

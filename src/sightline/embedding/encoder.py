@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sightline.embedding import attention, loading, native
@@ -131,7 +132,7 @@ def load_model(spec: ModelSpec, dtype: str, *, trust_remote_code: bool) -> Any:
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
-    except (ValueError, OSError, RuntimeError, KeyError, ImportError) as error:
+    except (ValueError, OSError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"transformers can't load {spec.folder} (model_type {spec.config.get('model_type')!r}): {str(error).splitlines()[0]} "
             + ("" if trust_remote_code else "If its code ships with the model and you trust it, pass trust_remote_code=True.")

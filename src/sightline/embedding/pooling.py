@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -150,8 +151,7 @@ def _activation(spec: DenseSpec) -> nn.Module:
 
 
 def _load(module: nn.Module, path: Path, prefix: str = "") -> None:
-    tensors = {name.removeprefix(prefix): tensor.float() for name, tensor in load_file(path).items()}
     try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
+        module.load_state_dict({name.removeprefix(prefix): tensor.float() for name, tensor in load_file(path).items()})
+    except (RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path} doesn't fit its config.json: {error}") from error

@@ -6,7 +6,6 @@ import. Special tokens are put around the content here, so that truncation can n
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.embedding import loading
-from sightline.embedding.models import ModelSpec
+from sightline.embedding.models import ModelSpec, normalizer_settings
 from sightline.embedding.seams import Reading, find_seam
 from sightline.errors import InputError, MissingExtra, ModelError, TextTooLong, UsageError
 from sightline.types import TokenizedText
@@ -34,12 +33,6 @@ _AT_ONCE = 4
 _CHARS_PER_TOKEN = 16
 # Tokens read beyond the limit, so that a cut through the text can't change a token that is kept.
 _MARGIN = 64
-# What tokenizer_config.json overrules of BERT's normaliser: the attribute, and its key there.
-_NORMALIZER_KEYS = {
-    "lowercase": "do_lower_case",
-    "handle_chinese_chars": "tokenize_chinese_chars",
-    "strip_accents": "strip_accents",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +221,14 @@ def _load(spec: ModelSpec) -> Any:
         with loading.alone():
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(spec.folder).backend_tokenizer
+            try:
+                # Said outright: else it asks whoever sits at the terminal whether to run the model's own code.
+                tokenizer = AutoTokenizer.from_pretrained(spec.folder, trust_remote_code=False).backend_tokenizer
+            except (ValueError, OSError, AttributeError) as error:
+                raise ModelError(
+                    f"{spec.folder}: its tokenizer can't be loaded ({str(error).splitlines()[0]}). Take tokenizer.json from the "
+                    "model, or save one: AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)."
+                ) from error
     # What was stored from training (MiniLM: cut at 128, pad to 128) isn't what embedding means.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -243,12 +243,10 @@ def _follow_config(tokenizer: Any, spec: ModelSpec) -> None:
     """Let tokenizer_config.json overrule tokenizer.json on BERT's normaliser, as transformers does."""
     if type(tokenizer.normalizer).__name__ != "BertNormalizer":
         return
-    path = spec.folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     normalizer = tokenizer.normalizer
-    for ours, theirs in _NORMALIZER_KEYS.items():
-        if theirs in config and getattr(normalizer, ours) != config[theirs]:
-            setattr(normalizer, ours, config[theirs])
+    for name, value in normalizer_settings(spec.folder).items():
+        if getattr(normalizer, name) != value:
+            setattr(normalizer, name, value)
     tokenizer.normalizer = normalizer
 
 

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sightline.embedding.models import ModelSpec
+from sightline.errors import ModelError
 
 
 class Weights:
     """The tensors of a model folder: `with Weights(spec, device, dtype) as weights: weights.take("name")`.
 
     Names are told without what a head put in front of all of them ("bert.", "model.", "roberta.", ...).
+
+    Raises:
+        ModelError: A file is no safetensors file, or not whole.
     """
 
     def __init__(self, spec: ModelSpec, device: torch.device, dtype: torch.dtype, *, prefixes: Sequence[str]) -> None:
@@ -25,7 +29,11 @@ class Weights:
         self._open = ExitStack()
         self._files: dict[str, tuple[Any, str]] = {}
         for path in spec.weights:
-            self._add(path, prefixes)
+            try:
+                self._add(path, prefixes)
+            except (SafetensorError, OSError) as error:
+                self._open.close()
+                raise ModelError(f"{path} isn't a whole safetensors file ({error}). Fetch the model again.") from error
         self._left = set(self._files)
 
     def __enter__(self) -> Self:

@@ -21,6 +21,7 @@ from typing import IO, Any, Self, TypeVar
 from sightline.errors import SightlineError
 from sightline.indexing.background import Stopped
 from sightline.indexing.child_process import READY, receive, send
+from sightline.keys import without_keys
 
 _START_S = 60.0
 T = TypeVar("T")
@@ -217,7 +218,8 @@ def _started(module: str, arguments: Sequence[str], errors: IO[bytes]) -> subpro
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            # Whatever a file made to break its parser gets hold of, keys aren't there.
+            env={**without_keys(os.environ), "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             start_new_session=True,  # a Ctrl-C at the terminal is the parent's
         )
     except BaseException:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from sightline.errors import UnknownStore, UsageError
 from sightline.protocols import CollectionFile, Store
+from sightline.stores.links import without_links
 
 __all__ = ["is_file", "open_copy", "open_file", "open_store", "share_a_directory"]
 
@@ -40,7 +41,7 @@ _CHROMA_RULE = "3 to 512 of [a-zA-Z0-9._-], first and last a letter or digit, no
 _QDRANT_NAME = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,199}")
 _QDRANT_RULE = "1 to 200 of [a-zA-Z0-9._-], the first one no '.' or '-'"
 # What belongs to a database in a directory; the first is the file without which there is none.
-_EDGE_FILES = ("sightline.json", "shard-*")
+_EDGE_FILES = ("sightline.json", "sightline.json.tmp", "shard-*")
 _QDRANT_FILES = ("sightline-qdrant.json", "*")
 _CHROMA_FILES = ("chroma.sqlite3", "chroma.sqlite3-*", "????????-????-????-????-????????????")
 # Where a store is to open its database, given where it is and what belongs to it.
@@ -63,8 +64,9 @@ def open_store(url: str) -> Store:
         UnknownStore: `url` has none of the known forms.
         UsageError: it names a file, which is no store.
         MissingExtra: the client of that store isn't installed.
+        StoreError: a link leads out of the directory.
     """
-    return _opened(url, lambda directory, names: directory)
+    return _opened(url, lambda directory, names: without_links(url, directory, names))
 
 
 @contextmanager
@@ -78,8 +80,11 @@ def open_copy(url: str) -> Iterator[Store]:
     """
     from sightline.stores.copies import copy_database
 
+    def placed(directory: Path, names: tuple[str, ...]) -> Path:
+        return copy_database(url, without_links(url, directory, names), Path(place, "copy"), names)
+
     with tempfile.TemporaryDirectory(prefix="sightline-", ignore_cleanup_errors=True) as place:
-        store = _opened(url, lambda directory, names: copy_database(url, directory, Path(place, "copy"), names))
+        store = _opened(url, placed)
         try:
             yield store
         finally:
@@ -87,6 +92,7 @@ def open_copy(url: str) -> Iterator[Store]:
 
 
 def _opened(url: str, placed: _Placing) -> Store:
+    _refuse_secrets(url)
     if is_file(url):
         raise UsageError(
             f"{url} is a file that keeps a collection; it can't be searched or indexed into. Copy it into a store first: "
@@ -110,6 +116,7 @@ def open_file(url: str) -> CollectionFile:
         UnknownStore: `url` is malformed.
         MissingExtra: what reads and writes such files isn't installed.
     """
+    _refuse_secrets(url)
     name = url.removeprefix("parquet:")
     if not name.strip() or name.endswith(("/", "\\")):
         raise _malformed(url, "it names no file", _PARQUET)
@@ -127,11 +134,22 @@ def share_a_directory(one: str, other: str) -> bool:
 
 def _place(url: str) -> tuple[str, Path] | None:
     """Kind and directory of a database of this machine."""
+    _refuse_secrets(url)
     scheme, _, rest = url.partition(":")
     if scheme == "edge":
         return scheme, _directory(url, rest, _EDGE)
     form = {"qdrant": _QDRANT_LOCAL, "chroma": _CHROMA}.get(scheme)
     return None if form is None or rest.startswith("//") else (scheme, _directory_and_name(url, rest, form)[0])
+
+
+def _refuse_secrets(url: str) -> None:
+    """Raise UnknownStore for a URL that may hold a key, which is the only error here that doesn't show the URL."""
+    before, _, address = url.partition("//")
+    if "/" not in before and any(sign in address for sign in "@?#"):
+        raise UnknownStore(
+            "A store URL takes no user, no key and nothing behind the collection's name. This one isn't shown: it may hold "
+            f"one. Keys come from the environment, e.g. QDRANT_API_KEY. Known forms:\n{_known_forms()}"
+        )
 
 
 def _known_forms() -> str:
@@ -205,13 +223,8 @@ def _server(url: str, form: str, *, default_port: int) -> tuple[Server, str]:
         port = parts.port
     except ValueError as error:
         raise _malformed(url, f"the port is none ({error})", form) from error
-    if "@" in parts.netloc:
-        # The URL isn't shown: it holds a secret.
-        raise UnknownStore(f"A store URL takes no user or key; they come from the environment. The form is {form}")
     if not parts.hostname:
         raise _malformed(url, "it names no host", form)
-    if parts.query or parts.fragment:
-        raise _malformed(url, "nothing may follow the collection's name", form)
     return Server(parts.hostname, port or default_port, tls=parts.scheme.endswith("+https")), parts.path.removeprefix("/")
 
 

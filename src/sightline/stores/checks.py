@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline.errors import CollectionNotFound, DimensionError, StoreError, UsageError
+from sightline.errors import CollectionNotFound, ContractMismatch, DimensionError, StoreError, UsageError
 from sightline.metadata import check_text, plain_metadata
 from sightline.protocols import StoreCapabilities
 from sightline.stores.room import disk_full, is_full
@@ -151,6 +152,28 @@ def contract_json(contract: Mapping[str, Any]) -> str:
     if json.loads(text) != contract:
         raise UsageError("The contract would change on its way through JSON; use str keys, and lists instead of tuples.")
     return text
+
+
+def stored_object(stored: Any, what: str, url: str) -> dict[str, Any]:
+    """A copy of the JSON object, or of what its JSON text holds, that is kept with a collection.
+
+    Raises:
+        ContractMismatch: It is none: damaged, or changed by another program.
+    """
+    try:
+        found = json.loads(stored) if isinstance(stored, str) else copy.deepcopy(stored)
+    except ValueError as error:
+        raise _damaged(url, what, str(error)) from error
+    if not isinstance(found, Mapping):
+        raise _damaged(url, what, f"it is {type(found).__name__}, no object")
+    return dict(found)
+
+
+def _damaged(url: str, what: str, why: str) -> ContractMismatch:
+    return ContractMismatch(
+        f"{url}: its {what} can't be read ({why}). It may be damaged: restore it, or index again into another collection: "
+        "sightline index PATH --into OTHER_URL"
+    )
 
 
 def collection_not_found(url: str) -> CollectionNotFound:

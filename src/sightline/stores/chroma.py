@@ -35,6 +35,7 @@ from sightline.errors import (
     StoreError,
     UsageError,
 )
+from sightline.keys import hide_keys
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
     checked_addition,
@@ -54,6 +55,7 @@ from sightline.stores.checks import (
     not_ours,
     nothing_staged,
     store_closed,
+    stored_object,
 )
 from sightline.stores.chroma_where import Nothing, both, where
 from sightline.stores.filters import parse_filter
@@ -215,7 +217,7 @@ class ChromaStore:
         """The contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
         collection = self._find()
         text = None if collection is None else (collection.metadata or {}).get(CONTRACT_KEY)
-        return None if text is None else dict(json.loads(text))
+        return None if text is None else stored_object(text, "contract", self.url)
 
     def write_contract(self, contract: Mapping[str, Any]) -> None:
         """Replace the contract, or adopt a collection of somebody else: their metadata stays."""
@@ -228,7 +230,7 @@ class ChromaStore:
 
     def read_mark(self) -> Mapping[str, Any]:
         """The mark as JSON data; empty before the first one."""
-        return dict(json.loads((self._existing().metadata or {}).get(MARK_KEY, "{}")))
+        return stored_object((self._existing().metadata or {}).get(MARK_KEY, "{}"), "mark", self.url)
 
     def write_mark(self, mark: Mapping[str, Any]) -> None:
         """Replace the mark."""
@@ -466,7 +468,9 @@ class ChromaStore:
                     " Remove it, or index into another name."
                 )
             known = len(first[0])
-        return VectorLayout(int(known))
+        if not isinstance(known, int) or known < 1:
+            raise StoreError(f"{self.url} says that its vectors have {known!r} dimensions. Restore it, or take another name.")
+        return VectorLayout(known)
 
     def _change(self, collection: Any, changes: Mapping[str, Any], *, name: str | None = None) -> None:
         """Change keys of the collection's metadata, None removing one, and perhaps its name, in one commit."""
@@ -638,7 +642,8 @@ class Database(ABC):
         if client is None:
             return None
         try:
-            return self.call(f"look-up on {self.url}", lambda: client.get_collection(name, embedding_function=None))
+            found = self.call(f"look-up on {self.url}", lambda: client.get_collection(name, embedding_function=None))
+            return _without_classes(found)
         except CollectionNotFound:
             return None
 
@@ -688,7 +693,7 @@ class Database(ABC):
             raise self._failed(error) from error
 
     def _failed(self, error: BaseException) -> StoreError:
-        return StoreError(f"Chroma failed on {self.url}: {type(error).__name__}: {error}")
+        return StoreError(hide_keys(f"Chroma failed on {self.url}: {type(error).__name__}: {error}"))
 
 
 class _Directory(Database):
@@ -815,7 +820,9 @@ class _Directory(Database):
 
 def _persistent_client(url: str, directory: Path) -> Any:
     try:
-        return chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
+        # No .env file: what lies in the working directory is not meant for us, and could name any class to be made.
+        settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
+        return chromadb.PersistentClient(str(directory), settings=settings)
     except ValueError:
         # This process has the database open with other settings, e.g. in a framework's client. Chroma allows one set at a
         # time, so theirs holds.
@@ -828,6 +835,18 @@ def _persistent_client(url: str, directory: Path) -> Any:
 def is_taken(error: StoreError) -> bool:
     """Whether Chroma says that there is a collection of that name."""
     return "already exists" in str(error) or "UNIQUE constraint" in str(error)
+
+
+def _without_classes(collection: Any) -> Any:
+    """The collection, without the classes that it names to embed with.
+
+    Chroma makes them before each write, with arguments that are kept in the collection: some fetch a model and run its code. We
+    hand over vectors, so none is needed.
+    """
+    model = collection._model
+    model.serialized_schema = None
+    model.configuration_json = {**model.configuration_json, "embedding_function": None}
+    return collection
 
 
 def _is_ours(collection: Any) -> bool:

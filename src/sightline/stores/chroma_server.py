@@ -16,6 +16,7 @@ from chromadb.config import Settings, System
 from chromadb.errors import ChromaError
 
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
+from sightline.keys import hide_keys
 from sightline.patience import at_most
 from sightline.stores.checks import store_closed
 from sightline.stores.chroma import OLD, WRITER, Database, is_taken
@@ -33,6 +34,7 @@ from sightline.stores.retries import (
 )
 
 _LEASE_KEY = "sightline_lease"
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 # A server takes 40 MiB a request; smaller ones lose less when they are sent again. 10,000 points of 256 dimensions to a server on
 # the same machine (2 cores): 2,073 a second with 1,000 a request, 1,708 with 250, 1,230 with 5,000; with two requests in flight
 # 1,731, with four 1,652, because SQLite takes one writer at a time. So they go one after the other.
@@ -58,6 +60,11 @@ class Server(Database):
         """The client, whose first use is a sign of life from the server."""
         with self.guard:
             if self._client is None and not self.closed:
+                if _api_key() and not self._tls and self._host not in _LOOPBACK:
+                    _log.warning(
+                        "the key in CHROMA_API_KEY travels to %s without encryption; use chroma+https:// where it speaks TLS",
+                        self._host,
+                    )
                 client = _HttpClient(self._host, self._port, tls=self._tls, on_response=self._inspect)
                 try:
                     with self._named():
@@ -146,7 +153,7 @@ class Server(Database):
         """Raise what Chroma's client would blur: it keeps no status."""
         if response.is_success:
             return
-        text = response.read().decode(errors="replace")
+        text = hide_keys(response.read().decode(errors="replace"))  # a proxy may repeat what it was sent
         status = response.status_code
         if status in (401, 403):
             known = "CHROMA_API_KEY is set, but" if _api_key() else "CHROMA_API_KEY is not set, and"

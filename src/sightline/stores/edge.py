@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ import numpy as np
 
 from sightline.cutting import cut
 from sightline.errors import DiskFull, SightlineError, StoreError, StoreLocked
+from sightline.keys import without_keys
 from sightline.metadata import payload_bytes
 from sightline.protocols import StoreCapabilities
 from sightline.stores.checks import (
@@ -511,7 +513,7 @@ class EdgeStore:
         # The child takes its own turn, so that the shard is known to be held even when this process is killed. It imports
         # what this process imports, and nothing that happens to lie in the working directory (-P).
         command = [sys.executable, "-P", "-c", _OPTIMIZE, self.url, str(self._directory.path), shard]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=without_keys(os.environ))
         if done.returncode != 0:
             _log.warning("the search index of %s was not built, searching goes on without: %s", self.url, done.stderr[-300:])
 

@@ -144,7 +144,8 @@ class EdgeDirectory:
         content: dict[str, Any] = {"format": _PLAIN_FORMAT if is_plain else _FORMAT}
         content |= {key: None if entry is None else _entry_json(entry) for key, entry in entries.items()}
         try:
-            with temporary.open("w", encoding="utf-8") as file:
+            temporary.unlink(missing_ok=True)  # a link of that name would lead elsewhere
+            with temporary.open("x", encoding="utf-8") as file:
                 json.dump(content, file, ensure_ascii=True, indent=1)
                 file.flush()
                 os.fsync(file.fileno())

@@ -56,7 +56,8 @@ class FileLock:
         """Take the lock if it is free; raise OSError where there can't be such a file, or no lock on it."""
         if self._descriptor is not None:
             return True
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        # Not through a link: what it leads to would be emptied.
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
             _try_lock(descriptor)
             _write_name(descriptor)

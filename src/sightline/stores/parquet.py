@@ -168,6 +168,7 @@ class ParquetWriter:
         described = {"format": FORMAT, "contract": contract, "mark": mark, "layout": _layout_json(layout)}
         texts = {_KEY + name: json.dumps(value, allow_nan=False) for name, value in described.items()}
         with _named(url):
+            path.unlink(missing_ok=True)  # what a killed writer left; a link of that name would lead elsewhere
             self._writer: Any = pq.ParquetWriter(
                 path, self._schema.with_metadata(texts), compression="zstd", use_dictionary=["source", "head_settings"],
                 write_page_checksum=True,

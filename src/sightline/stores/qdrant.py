@@ -11,7 +11,6 @@ the payload's top level too.
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections import Counter
@@ -43,6 +42,7 @@ from sightline.stores.checks import (
     nothing_staged,
     only_uuids,
     store_closed,
+    stored_object,
 )
 from sightline.stores.filters import Condition, matches, parse_filter
 from sightline.stores.leases import PARTING_S
@@ -202,7 +202,7 @@ class QdrantStore:
         """The contract as JSON data; None when there is no collection, or one that Sightline didn't make."""
         layout = self._find()
         contract = None if layout is None else layout.metadata.get(CONTRACT_KEY)
-        return None if contract is None else copy.deepcopy(dict(contract))  # local mode gives its own object
+        return None if contract is None else stored_object(contract, "contract", self.url)
 
     def write_contract(self, contract: Mapping[str, Any]) -> None:
         """Replace the contract, or adopt a collection that has none."""
@@ -219,7 +219,7 @@ class QdrantStore:
 
     def read_mark(self) -> Mapping[str, Any]:
         """The mark as JSON data; empty before the first one."""
-        return copy.deepcopy(dict(self._found().metadata.get(MARK_KEY) or {}))
+        return stored_object(self._found().metadata.get(MARK_KEY) or {}, "mark", self.url)
 
     def write_mark(self, mark: Mapping[str, Any]) -> None:
         """Replace the mark; it is stored when this returns."""

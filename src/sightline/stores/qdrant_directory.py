@@ -1,6 +1,7 @@
 """qdrant-client's local mode: one process at a time, one call at a time, and only in directories that bear our mark.
 
-It unpickles what it finds, so what somebody else put there is not opened.
+It unpickles what it finds, so what somebody else put there is not opened; and as anybody could copy our mark, what bears it is
+looked through before the client gets it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,8 @@ from sightline.errors import StoreError, StoreLocked, UsageError
 from sightline.stores.checks import directory_bytes, make_directory, store_closed
 from sightline.stores.locks import LOCK_NAME, DirectoryLock
 from sightline.stores.qdrant_database import Call, Database, T
-from sightline.stores.qdrant_errors import (
-    named_errors,
-    without_client_warnings,
-)
+from sightline.stores.qdrant_errors import named_errors, without_client_warnings
+from sightline.stores.qdrant_pickles import refuse_code
 from sightline.stores.room import disk_full, is_full
 
 _log = logging.getLogger(__name__)
@@ -115,6 +114,7 @@ class Directory(Database):
 
     def _open(self) -> QdrantClient:
         remove_half_made(self._path)
+        refuse_code(self._path, self._url)
         self._refuse_other_program()  # before the client finds it out: it would leave its lock file open
         with without_client_warnings():
             client = QdrantClient(path=str(self._path), force_disable_check_same_thread=True)
@@ -173,7 +173,8 @@ def write_mark_file(directory: Path, url: str) -> None:
     """Mark an empty directory as ours, at once and for good."""
     temporary = directory / _TEMPORARY
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        temporary.unlink(missing_ok=True)  # a link of that name would lead elsewhere
+        with temporary.open("x", encoding="utf-8") as file:
             json.dump({"format": _FORMAT}, file)
             file.flush()
             os.fsync(file.fileno())

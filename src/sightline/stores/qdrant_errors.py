@@ -21,6 +21,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from sightline.errors import StoreError, StoreUnreachable
+from sightline.keys import hide_keys
 from sightline.stores.checks import collection_not_found
 from sightline.stores.requests import RequestTooLarge
 from sightline.stores.retries import AWAY_S, FAILED_S, PERMANENT, http_patience, seconds_asked
@@ -129,7 +130,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def said_by(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """What an error says, in one line, and no key in it: a server or proxy may repeat what it was sent."""
     text = str(error)
     if isinstance(error, grpc.Call):
         text = (error.details() or str(error.code())).rpartition("last error: ")[2]
@@ -138,7 +139,7 @@ def said_by(error: BaseException) -> str:
             text = f"{error.status_code} {json.loads(error.content)['status']['error']}"
         except (ValueError, KeyError, TypeError):  # not a Qdrant server's own answer, a proxy's perhaps
             text = f"{error.status_code} {error.reason_phrase}"
-    return " ".join(text.split())[:300] or type(error).__name__
+    return hide_keys(" ".join(text.split()))[:300] or type(error).__name__
 
 
 @contextmanager

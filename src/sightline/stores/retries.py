@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from sightline.errors import MissingExtra
+from sightline.keys import hide_keys
 from sightline.patience import patience
 
 try:
@@ -82,7 +83,7 @@ def retrying(
 
     def warn(state: tenacity.RetryCallState) -> None:
         error = _error_of(state)
-        text = " ".join(str(error).split())[:_ERROR_CHARACTERS]
+        text = hide_keys(" ".join(str(error).split()))[:_ERROR_CHARACTERS]
         seconds = min(patience_for(error), limit.seconds)
         # Two seconds later the error itself says it.
         _log.log(logging.WARNING if seconds > FIRST_S else logging.DEBUG,

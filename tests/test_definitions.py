@@ -7,6 +7,8 @@ import textwrap
 import pytest
 
 from sightline.indexing.chunking import chunk, default_settings
+from array import array
+
 from sightline.indexing.definitions import definitions
 from sightline.testing import HashEmbedder
 from sightline.types import Document

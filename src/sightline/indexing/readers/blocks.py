@@ -8,6 +8,7 @@ from typing import Any
 
 from sightline.errors import UnreadableFile
 from sightline.indexing.readers import MAX_TEXT, Reading
+from sightline.indexing.readers.anchors import PackedAnchors
 
 # A table is written as several, each with the header again and of about this many characters: some 200 tokens at most in most
 # writings, so that a chunk is made of whole ones and says what its columns are.
@@ -24,11 +25,11 @@ class Blocks:
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._length = 0
-        self._anchors: list[tuple[int, Mapping[str, Any]]] = []
+        self._anchors = PackedAnchors()
 
     def anchor(self, **place: Any) -> None:
         """What is added from now on is from this place."""
-        self._anchor(self._length, place)
+        self._anchors.append(self._length, place)
 
     def heading(self, title: str, level: int) -> None:
         """A heading; its title is put on one line."""
@@ -82,15 +83,10 @@ class Blocks:
     def _group(self, above: str, group: list[str], places: list[Mapping[str, Any]]) -> None:
         start = self._length
         for row, place in zip(group, places, strict=bool(places)):
-            self._anchor(start, place)
+            self._anchors.append(start, place)
             # The first row's place is that of the header above it, too.
             start = (self._length + len(above) if start == self._length else start) + len(row) + 1
         self.add(above + "\n".join(group))
-
-    def _anchor(self, start: int, place: Mapping[str, Any]) -> None:
-        if self._anchors and self._anchors[-1][0] == start:
-            self._anchors.pop()
-        self._anchors.append((start, place))
 
 
 def one_line(text: str) -> str:

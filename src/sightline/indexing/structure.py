@@ -24,10 +24,10 @@ _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•]|\(?\w{1,3}[.)])[ \t]+\S")
 _MIN_UNDERLINE = 4  # docutils takes a shorter underline only where it is as long as its title
 _BRACKETS = " \t\r\n()[]{};,"
 _LINES_MATTER = frozenset({"fence", "code_block", "html_block"})
-# Characters of Markdown that are parsed at once: the parser takes up to 1,500 bytes for each line.
-_PIECE = 1 << 18
+# Characters of Markdown that are parsed at once: the parser takes up to 4,000 bytes for each line.
+_PIECE = 1 << 16
 # Of what stands in one block, such as a list, so many are parsed at once before it is taken apart.
-_LONGEST_BLOCK = 1 << 20
+_LONGEST_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ _SPACE = re.compile(r"\s+")
 # What would make a heading, a rule, a fence, a quote or HTML of a plain line.
 _SPECIAL = re.compile(r"(?m)^[ \t]*(?=#{1,6}(?:\s|$)|[-=_*]{3,}\s*$|=+\s*$|-+\s*$|```|~~~|>|<[!/?A-Za-z])")
 _FENCE = re.compile(r"(?m)^\s*(`{3,})")
+_ANY_FENCE = re.compile(r"(?m)^ {0,3}(`{3,}|~{3,})(.*)$")
 
 
 class Blocks:
@@ -98,6 +99,17 @@ def escaped(text: str) -> str:
     """Plain text as Markdown: its lines without blanks before them, and no line that Markdown would take for more than text."""
     lines = (line.strip() for line in text.splitlines())
     return _SPECIAL.sub("\\\\", "\n".join(lines))
+
+
+def closed(markdown: str) -> str:
+    """Markdown whose last fence is closed, so that it doesn't swallow what comes after."""
+    fence = ""
+    for found in _ANY_FENCE.finditer(markdown):
+        if not fence:
+            fence = found[1] if found[1][0] == "~" or "`" not in found[2] else ""
+        elif found[1].startswith(fence) and not found[2].strip():
+            fence = ""
+    return f"{markdown.rstrip()}\n{fence}" if fence else markdown
 
 
 def header_of(rows: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a row of the table is a line
 """Files that are meant to break whoever reads them: how each is made, and what has to become of it.
 
 A maker gives the content of the file, or writes what it likes at the path that it is given. `becomes` is INDEXED, EMPTY (a

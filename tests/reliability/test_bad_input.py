@@ -1,4 +1,4 @@
-"""Attacks by files: whatever lies in a folder, the run ends in time and memory, names what it can't read, and indexes the rest."""
+"""Attacks by files: whatever lies in a folder, a run ends in time and memory, names what it can't read, and indexes the rest."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nasty import EMPTY, GOOD, INDEXED, LARGE, SMALL, UNSEEN, Nasty
 
 import sightline
 from attacks import Attack
-from nasty import EMPTY, GOOD, INDEXED, LARGE, SMALL, UNSEEN, Nasty
 from sightline.stores import open_store
 from sightline.testing import HashEmbedder
 
@@ -58,7 +58,8 @@ def folder_of(nasties: list[Nasty], place: Path, good: dict[str, str] = GOOD) ->
 def became(nasty: Nasty, result: dict[str, Any]) -> str:
     """What a run made of a file: INDEXED, the reason that it was skipped with, or neither of the two."""
     name = f"kb/{nasty.path}"
-    reasons = [reason for source, reason in result["skipped"].items() if source == name or source.startswith((f"{name}:", f"{name}/"))]
+    skipped = result["skipped"].items()
+    reasons = [reason for source, reason in skipped if source == name or source.startswith((f"{name}:", f"{name}/"))]
     if reasons:
         return reasons[0]
     indexed = any(source == name or source.startswith(f"{name}/") for source in result["sources"])
@@ -123,7 +124,8 @@ def test_large_files(nasty: Nasty, attack: Attack, tmp_path: Path) -> None:
     """In time and memory, those of the parser included; the good files beside it are indexed."""
     with folder_of([nasty], tmp_path) as folder:
         [result] = run([folder])
-    print(f"{nasty.path}: {result['seconds']:.1f} s, {result['mib']} MiB, parser {result['children_mib']} MiB; {became(nasty, result)}")
+    took = f"{result['seconds']:.1f} s, {result['mib']} MiB, parser {result['children_mib']} MiB"
+    print(f"{nasty.path}: {took}; {became(nasty, result)}")
     check([nasty], result, attack, "bad input: a large file")
     assert result["seconds"] < SECONDS
     assert result["mib"] < MIB
@@ -189,7 +191,8 @@ def test_a_file_that_another_program_writes(how: str, attack: Attack, tmp_path: 
             with attack("bad input: written while it is read"):
                 summary = sightline.index([folder], into=url, model=HashEmbedder())
                 assert all(one.source == "kb/restless.md" for one in summary.skipped)
-                assert all(re.search("changed while it was read|can't be read: No such file", one.reason) for one in summary.skipped)
+                reasons = "changed while it was read|can't be read: No such file"
+                assert all(re.search(reasons, one.reason) for one in summary.skipped)
     finally:
         stop.set()
         writer.join()

@@ -1,6 +1,6 @@
 """Broken copies of good files: each is read, or named with a reason, in time and memory, and harms no other.
 
-SIGHTLINE_FUZZ_SECONDS says how long (60 s), SIGHTLINE_FUZZ_SEED from which number on; a failure names its own, which makes it again.
+SIGHTLINE_FUZZ_SECONDS says how long (60 s), SIGHTLINE_FUZZ_SEED from which number on; a failure names the number that made it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ LIMITS = ParseLimits(timeout_s=20, memory_mib=1024, processes=1)
 EMBEDDER = HashEmbedder()
 CUTS = default_settings(EMBEDDER, 64)
 
-PAGE = """<?xml version="1.0"?><!DOCTYPE html><html><head><meta charset="utf-8"><title>Tide</title></head><body><h1>Tide</h1>
+PAGE = """<?xml version="1.0"?><!DOCTYPE html>
+<html><head><meta charset="utf-8"><title>Tide</title></head><body><h1>Tide</h1>
 <ul><li>high<ol start="3"><li>low</li></ol></li></ul><table><tr><th colspan="2">a</th></tr><tr><td>1</td><td>2</td></tr></table>
 <pre><code class="language-py">x = 1</code></pre><p>größer &amp; <a href="b.html" title="t">b</a><img src="c" alt="d"></p></body></html>"""
 MARKDOWN = """---
@@ -61,7 +62,20 @@ Setext
 ------
 <div>html</div>
 """
-CODE = 'import os\n\n\n@deco\nclass Lamp:\n    """Doc."""\n\n    async def light(self, x=(1, [2])):\n        return f"{x!r}"\n\n\ndef main():\n    pass\n'
+CODE = '''import os
+
+
+@deco
+class Lamp:
+    """Doc."""
+
+    async def light(self, x=(1, [2])):
+        return f"{x!r}"
+
+
+def main():
+    pass
+'''
 NOTEBOOK = json.dumps(
     {"nbformat": 4, "metadata": {"language_info": {"name": "python"}, "authors": [{"name": "K"}]},
      "cells": [{"cell_type": "markdown", "source": ["# A\n", "b"]}, {"cell_type": "code", "source": "x = 1", "outputs": []}]}
@@ -84,8 +98,9 @@ SAMPLES: dict[str, Callable[[], bytes] | bytes] = {
     ".jsonl": b'{"id": 1, "text": "a", "x": [1, {"y": null}]}\n{"text": "b"}\n',
 }
 TOKENS = [
-    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b'"', b"<", b"&#x110000;", b"]]>", b"<!--", b"{", b"[" * 200, b"9" * 400, b"-1", b"\\ud800",
-    b"1e999", b"---\n", b"```\n", b"\t" * 50, "\u0301\u202e\u2028".encode(), b"PK\x05\x06", b"/Kids [2 0 R]", b"<!DOCTYPE x>", b"%s%n", b"../" * 9,
+    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b'"', b"<", b"&#x110000;", b"]]>", b"<!--", b"{", b"[" * 200, b"9" * 400, b"-1",
+    b"\\ud800", b"1e999", b"---\n", b"```\n", b"\t" * 50, "\u0301\u202e\u2028".encode(), b"PK\x05\x06", b"/Kids [2 0 R]",
+    b"<!DOCTYPE x>", b"%s%n", b"../" * 9,
 ]  # fmt: skip
 
 

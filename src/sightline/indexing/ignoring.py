@@ -224,7 +224,8 @@ def _translated(glob: str) -> str | None:
             stars[-1] += expression
     parts[-1] += _joined_stars(stars)
     whole.append(parts[-1])
-    return whole[0] + "".join(f"(?>{_ANY_PARTS}{one})" for one in whole[1:-1]) + "".join(_ANY_PARTS + one for one in whole[1:][-1:])
+    first, *others = whole
+    return first + "".join(f"(?>{_ANY_PARTS}{one})" for one in others[:-1]) + "".join(_ANY_PARTS + one for one in others[-1:])
 
 
 def _joined_stars(stars: list[str]) -> str:

@@ -139,7 +139,7 @@ def _pieces(text: str, starts: array[int], line: int) -> Iterator[_Piece]:
 
 
 def _last_start(tokens: list[Token], levels: int | None) -> int:
-    """The number of the last token of the lowest level, of so many, that begins on a later line than the first; 0 if none does."""
+    """The number of the last token of the lowest level, of so many, that begins on a later line than the first; 0 for none."""
     found: dict[int, int] = {}
     for number, token in enumerate(tokens):
         if token.map is not None and token.nesting >= 0 and token.map[0] and token.type != "inline":

@@ -140,9 +140,10 @@ def _checked(found: Any, name: str) -> Reading:
 
 def _are_anchors(anchors: Any) -> bool:
     """Whether they are what `Reading` says, whoever's reader gave them."""
-    return isinstance(anchors, PackedAnchors) or (
-        isinstance(anchors, Sequence)
-        and all(isinstance(one, Sequence) and len(one) == 2 and _is_start(one[0]) and isinstance(one[1], Mapping) for one in anchors)
+    if isinstance(anchors, PackedAnchors):
+        return True
+    return isinstance(anchors, Sequence) and all(
+        isinstance(one, Sequence) and len(one) == 2 and _is_start(one[0]) and isinstance(one[1], Mapping) for one in anchors
     )
 
 

@@ -247,7 +247,7 @@ SMALL = [
     Nasty("front/endless.md", of("---\na: 1\n" + "b\n" * 5000)),
     # HTML.
     Nasty("html/deep.html", of("<div>" * 100_000 + "deep"), "nested too deeply"),
-    Nasty("html/unclosed.html", of("<table><tr><td><p><b><a href='" * 200 + "text")),
+    Nasty("html/unclosed.html", of("<table><tr><td><p><b><a href='" * 200 + "text"), "nested too deeply"),
     Nasty("html/attribute.html", of('<ol start="' + "9" * 5000 + '"><li>a</ol>'), "not HTML that can be converted|failed"),
     Nasty("html/span.html", of('<table><tr><td colspan="999999999">a</td></tr></table>')),
     Nasty("html/blanks.html", of(" " * 200_000 + "<p>after blanks</p>")),

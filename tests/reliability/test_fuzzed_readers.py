@@ -38,7 +38,8 @@ CUTS = default_settings(EMBEDDER, 64)
 PAGE = """<?xml version="1.0"?><!DOCTYPE html>
 <html><head><meta charset="utf-8"><title>Tide</title></head><body><h1>Tide</h1>
 <ul><li>high<ol start="3"><li>low</li></ol></li></ul><table><tr><th colspan="2">a</th></tr><tr><td>1</td><td>2</td></tr></table>
-<pre><code class="language-py">x = 1</code></pre><p>größer &amp; <a href="b.html" title="t">b</a><img src="c" alt="d"></p></body></html>"""
+<pre><code class="language-py">x = 1</code></pre><p>größer &amp; <a href="b.html" title="t">b</a>
+<img src="c" alt="d"></p></body></html>"""
 MARKDOWN = """---
 title: Lamp
 tags: [a, &x b, *x]

@@ -154,6 +154,7 @@ def test_what_may_not_be_read(mode: int, attack: Attack, tmp_path: Path) -> None
             (folder / "locked").chmod(0o755)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["grows", "is cut", "is replaced", "comes and goes"])
 def test_a_file_that_another_program_writes(how: str, attack: Attack, tmp_path: Path) -> None:
     """It is indexed as it was at one moment, or skipped with its reason; the next run has it as it is then."""

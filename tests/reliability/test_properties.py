@@ -29,7 +29,7 @@ from sightline.stores.filters import matches, parse_filter
 from sightline.testing import HashEmbedder
 from sightline.types import Document, Head, Point, Priority
 
-fixed = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+fixed = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 EMBEDDER = HashEmbedder()
 CUTS = default_settings(EMBEDDER, 16)
 LABEL = CUTS.label()
@@ -131,7 +131,7 @@ def test_cutting_what_was_cut_gives_it_back(document):
         assert [again.text for again in chunk(Document("kb/b", one.text), CUTS, EMBEDDER)] == [one.text]
 
 
-@settings(fixed, max_examples=150)
+@settings(fixed, max_examples=80)
 @given(st.lists(blocks, max_size=60).map("".join), st.integers(1, 40))
 def test_markdown_in_pieces_has_the_outline_of_the_whole(text, size):
     """Wherever a piece ends: in a list, a fence, a table, a comment, a quote that goes on without its mark."""
@@ -242,7 +242,7 @@ bounds = st.dictionaries(st.sampled_from(["gte", "gt", "lte", "lt"]), st.sampled
 filters = st.dictionaries(st.sampled_from(["a", "b", "source"]), few | st.lists(few, min_size=1, max_size=3) | bounds, max_size=2)
 
 
-@settings(fixed, max_examples=300)
+@settings(fixed, max_examples=100)
 @given(filters, shown, st.sampled_from(["a", "kb/a", "sightline:rows/1"]))
 def test_a_filter_means_what_it_says(wanted, said, source):
     """As a plain reading of it finds."""
@@ -263,7 +263,7 @@ def fits(pattern: list[str], parts: list[str]) -> bool:
     return fnmatch.fnmatchcase(parts[0], pattern[0]) and fits(pattern[1:], parts[1:])
 
 
-@settings(fixed, max_examples=300)
+@settings(fixed, max_examples=100)
 @given(globs.filter(lambda glob: glob.strip("/")), names)
 def test_globs_mean_what_they_say(glob, parts):
     """As trying every way finds; one with a slash at its end means folders only."""

@@ -100,8 +100,6 @@ class PackedAnchors(Sequence[Anchor]):
             return NotImplemented
         return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         more = ", ..." if len(self) > 3 else ""
         return f"<{len(self):,} anchors: {', '.join(map(repr, self[:3]))}{more}>"

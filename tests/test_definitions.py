@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from array import array
 
 import pytest
 
@@ -17,7 +18,7 @@ LONG = "\n".join(f"        # {number}: what a method that is long enough has to 
 
 def found(text: str, language: str = "python") -> list[tuple[int, str, str]]:
     """Levels, titles, and texts of definitions."""
-    starts = [0, *(at + 1 for at, character in enumerate(text) if character == "\n")]
+    starts = array("q", [0, *(at + 1 for at, character in enumerate(text) if character == "\n")])
     return [(one.level, one.title, text[one.start : one.end]) for one in definitions(text, starts, language)]
 
 

@@ -340,7 +340,7 @@ def test_a_folder_whose_rules_cant_be_read_is_skipped(tmp_path):
     found = find(tree(tmp_path / "kb", "a.md", "sub/secret.md"))
     assert sources(found) == ["kb/a.md"]
     assert [one.source for one in found.skipped] == ["kb/sub"]
-    assert "its ignore file can't be read: it is larger than 1 MiB" in found.skipped[0].reason
+    assert "its ignore file can't be read: it is larger than 256 KiB" in found.skipped[0].reason
 
 
 def test_globs_choose_files(tmp_path):

@@ -1,9 +1,12 @@
 """Facts about the readers of each format: text, metadata and anchors of small files and of real ones, and what is refused."""
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 import samples
@@ -320,9 +323,42 @@ def test_half_a_character_is_told(read):
     assert "half a character, '\\ud83d', at character 2" in read("a.ipynb", f'{{"nbformat": 4, "cells": [{cell}]}}').reason
 
 
-def test_a_field_without_an_end_is_told(read):
-    """An open quotation mark would swallow the rest of the file."""
-    assert "quotation marks" in read("a.csv", "a,b\n" + '"' + "x" * 200_000).reason
+def test_an_unclosed_quotation_mark_swallows_no_row(read):
+    """All quotation marks of that file are characters like others."""
+    document = read("a.csv", 'ship,tons\n"Lark,12\nGull,7\n')
+    assert document.text == '| ship | tons |\n| --- | --- |\n| "Lark | 12 |\n| Gull | 7 |'
+
+
+def test_a_field_may_be_as_long_as_a_text(read):
+    """Such as a page that somebody put into a table; the limit of the process is as before."""
+    before = csv.field_size_limit()
+    assert "x" * 300_000 in read("a.csv", "ship,log\nLark," + "x" * 300_000).text
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("said", ["sep=;", '"sep=;"'])
+def test_a_first_line_may_name_the_separator(read, said):
+    """It isn't a row, but counted as one, as spreadsheets do."""
+    document = read("a.csv", f"{said}\nday;heights, in metres\n1;4,2\n")
+    assert document.text == "| day | heights, in metres |\n| --- | --- |\n| 1 | 4,2 |"
+    assert place(document, "4,2") == {"row": 3}
+
+
+@pytest.mark.parametrize(("opened", "fence"), [("```py\nx", "```"), ("~~~~\n~~~\nx", "~~~~"), ("```\na\n```\n````\nx", "````")])
+def test_a_fence_ends_with_its_cell(read, opened, fence):
+    """What comes after it is no code."""
+    cells = [{"cell_type": "markdown", "source": text} for text in (opened, "# Next")]
+    document = read("a.ipynb", json.dumps({"nbformat": 4, "cells": cells}))
+    assert document.text == f"{opened}\n{fence}\n\n# Next"
+
+
+def test_a_chart_sheet_without_a_chart_fails_no_workbook(read):
+    """The other sheets are read."""
+    workbook = openpyxl.load_workbook(io.BytesIO(samples.xlsx(1)))
+    workbook.create_chartsheet("Chart", 0)
+    made = io.BytesIO()
+    workbook.save(made)
+    assert "Ship no. 1" in read("a.xlsx", made.getvalue()).text
 
 
 def test_an_empty_table_is_a_document_without_text(read):

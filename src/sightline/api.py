@@ -149,7 +149,7 @@ def index(
         exclude: Globs of files that are left out.
         ignore_files: Whether .gitignore and .sightlineignore count.
         jsonl: Which fields of a jsonl row are its text, id and metadata.
-        parsing: How far parsing PDF, Office files and books may go, in time and memory.
+        parsing: How far parsing HTML, PDF, Office files and the like may go, in time and memory.
         chunk_tokens: Largest chunk in tokens; None is the collection's own, or what suits the model for a new one.
         overlap_tokens: How many tokens of a chunk the next one repeats; None is the collection's own, or 0.
         prune: Delete the documents of these paths that are no longer found.

@@ -14,6 +14,7 @@ RESERVED_PREFIX = "sightline_"
 # The root of rows that were added one by one. No run may have it, so none ever takes a row for one of its documents.
 ROW_ROOT = "sightline:rows"
 ROW_PREFIX = f"{ROW_ROOT}/"
+_SHOWN, _LONG_BITS = 200, 1_000
 _INT64 = range(-(2**63), 2**63)
 _ALLOWED = "str, int (64 bits), finite float, bool, None, and lists and dicts (with str keys) of them"
 
@@ -90,4 +91,10 @@ def _plain(value: Any, source: str, path: str) -> Any:
         return [_plain(item, source, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {check_text(key, source, path): _plain(item, source, f"{path}[{key!r}]") for key, item in value.items()}
-    raise UsageError(f"{path} of {source!r} is {value!r} ({type(value).__name__}); a store keeps {_ALLOWED}.")
+    raise UsageError(f"{path} of {source!r} is {_shown(value)} ({type(value).__name__}); a store keeps {_ALLOWED}.")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message; Python writes no integer of thousands of digits."""
+    text = hex(value) if isinstance(value, int) and value.bit_length() > _LONG_BITS else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -39,7 +39,7 @@ _SKIPPED_SHOWN = 20
 @click.option("--jsonl-text", metavar="FIELD", default="text", show_default=True, help="The field of a row that is its text.")
 @click.option("--jsonl-id", metavar="FIELD", help="The field that is its id. Default: 'id', or the text itself without one.")
 @click.option("--jsonl-metadata", metavar="FIELD,...", help="The fields that are its metadata. Default: all others.")
-@click.option("--parse-timeout", type=float, metavar="SECONDS", help="For a PDF, Office file or book at most. Default: 120.")
+@click.option("--parse-timeout", type=float, metavar="SECONDS", help="For a PDF, page or table at most. Default: 120.")
 @click.option("--parse-memory", type=int, metavar="MIB", help="For its parser at most. Default: 2048.")
 @click.option("--prune", is_flag=True, help="Delete the documents of these paths that are no longer found.")
 @click.option("--force", is_flag=True, help="Delete also when more than half would go.")

@@ -16,6 +16,7 @@ the limit on length, what was just short enough may have to be cut anew on both 
 from __future__ import annotations
 
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ _LONGEST_TOKEN = 128
 _SLACK = 8
 # Characters that are tokenised at once: a tokenizer takes some 300 bytes for each, and takes longer for each the more they are.
 _SEGMENT = 1 << 15
+# Characters, or units, that are looked at together: as Python objects, all of a long text would take twenty times its size.
+_BLOCK = 1 << 16
 # Of long sections only so many of the strongest boundaries for each chunk are looked at one by one.
 _CANDIDATES = 8
 # Where segments of a text may part, the best first: a tokenizer that reads words finds the same ones there.
@@ -339,6 +342,8 @@ class _Hashes(dict[str, int]):
     """Texts and their hashes; tokens and words come again and again."""
 
     def __missing__(self, text: str) -> int:
+        if len(self) >= _BLOCK:
+            self.clear()
         made = int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
         self[text] = made
         return made
@@ -353,9 +358,13 @@ class _Cutter:
         self._blocks, self._parts, self._lines = (
             np.unique(np.asarray(starts, dtype=np.int64)) for starts in (found.blocks, found.parts, found.lines)
         )
-        solid = ~_BLANK[np.minimum(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32), len(_BLANK) - 1)]
+        solid = np.empty(len(text), dtype=np.bool_)
+        for start in range(0, len(text), _BLOCK):
+            codes = np.frombuffer(text[start : start + _BLOCK].encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+            solid[start : start + _BLOCK] = ~_BLANK[np.minimum(codes, len(_BLANK) - 1)]
         self._solid = np.flatnonzero(solid).astype(np.int32)
-        self._solid_before = np.concatenate([[0], np.cumsum(solid, dtype=np.int32)], dtype=np.int32)
+        self._solid_before = np.zeros(len(text) + 1, dtype=np.int32)
+        np.cumsum(solid, dtype=np.int32, out=self._solid_before[1:])
 
     def cut(self, start: int, end: int, body: int, limit: int) -> list[tuple[int, int]]:
         """Pieces `(start, end)` of `text[start:end]`, each at most `limit` long, without blank space around them.
@@ -426,28 +435,32 @@ class _Cutter:
         hashes = self._hashes(units)
         kept = _worth_a_look(units.levels, hashes, all_lows, all_highs, limit)
         ends = np.append(kept[1:], len(hashes)) - 1
-        lows, highs = all_lows[kept].tolist(), all_highs[ends].tolist()
-        strength = list(zip((-units.levels[kept]).tolist(), hashes[kept].tolist(), strict=True))
+        lows, highs = array("q", all_lows[kept].tobytes()), array("q", all_highs[ends].tobytes())
+        strength = _ranks(-units.levels[kept], hashes[kept])
         anchors = _anchors(strength, lows, highs[-1], limit // 2)
+        is_anchor = np.zeros(len(kept), dtype=np.bool_)
+        is_anchor[list(anchors)] = True
         # first[i] is right where i is the last unit of a piece, last[i] where it is the first.
-        first, last = list(range(len(kept))), list(range(len(kept)))
-        for unit in sorted(range(1, len(kept)), key=lambda at: (at in anchors, strength[at])):
+        first, last = array("q", range(len(kept))), array("q", range(len(kept)))
+        for unit in array("q", (np.lexsort((strength[1:], is_anchor[1:])) + 1).tobytes()):
             left, right = first[unit - 1], last[unit]
             smaller = min(highs[unit - 1] - lows[left], highs[right] - lows[unit])
             if highs[right] - lows[left] <= limit and (unit not in anchors or smaller < limit // 8):
                 last[left], first[right] = right, left
-        starts, stops = units.starts[kept].tolist(), units.ends[ends].tolist()
         pieces = []
         unit = 0
         while unit < len(kept):
-            pieces.append((starts[unit], stops[last[unit]]))
+            pieces.append((int(units.starts[kept[unit]]), int(units.ends[ends[last[unit]]])))
             unit = last[unit] + 1
         return pieces
 
     def _hashes(self, units: _Units) -> npt.NDArray[np.uint64]:
         known = _Hashes()
-        stretches = map(slice, units.starts.tolist(), units.ends.tolist())
-        return np.fromiter((known[self.text[stretch]] for stretch in stretches), dtype=np.uint64, count=len(units.starts))
+        hashes = np.empty(len(units.starts), dtype=np.uint64)
+        for at in range(0, len(hashes), _BLOCK):
+            stretches = map(slice, units.starts[at : at + _BLOCK].tolist(), units.ends[at : at + _BLOCK].tolist())
+            hashes[at : at + _BLOCK] = [known[self.text[stretch]] for stretch in stretches]
+        return hashes
 
     def _ends(self, units: _Units) -> tuple[Positions, Positions]:
         return self.ruler.before(units.starts), self.ruler.until(units.ends)
@@ -487,7 +500,16 @@ def _worth_a_look(
     return np.flatnonzero(strong | np.repeat(open_runs, following - first))
 
 
-def _anchors(strength: list[tuple[int, int]], lows: list[int], high: int, radius: int) -> set[int]:
+def _ranks(levels: Positions, hashes: npt.NDArray[np.uint64]) -> array[int]:
+    """For each unit, how many different strengths are weaker than its own: by level, then by hash."""
+    order = np.lexsort((hashes, levels))
+    stronger = (np.diff(levels[order]) != 0) | (hashes[order][1:] != hashes[order][:-1])
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.concatenate([[0], np.cumsum(stronger)])
+    return array("q", ranks.tobytes())
+
+
+def _anchors(strength: Sequence[int], lows: Sequence[int], high: int, radius: int) -> set[int]:
     """The units before which the boundary is the strongest for at least `radius` both ways, the ends of the section included."""
     anchors: set[int] = set()
     stack: list[int] = []  # weaker and weaker; what is below a unit is the next stronger one to its left

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import tokenize
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 
 # A class that isn't longer stays whole: its methods alone would say little.
 _WHOLE = 1_000
@@ -19,6 +20,7 @@ _WHOLE = 1_000
 _LONGEST_PYTHON = 2**20
 _DEEPEST = 6
 _LONGEST_TITLE = 80
+_LONGEST_LINE = 1_000  # of a line, so much is looked at for its title
 _SKIPPED_TOKENS = frozenset({tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING})
 _BEGINS = re.compile(r"[^\W\d][^;]*$|[.#:*@\[][\w-].*\{\s*$|template\s*<")
 _CONTROL = re.compile(
@@ -48,7 +50,7 @@ class Definition:
     title: str
 
 
-def definitions(text: str, starts: list[int], language: str) -> list[Definition]:
+def definitions(text: str, starts: array[int], language: str) -> list[Definition]:
     """Definitions in the order in which they begin; those of a higher level lie within one of the level below.
 
     Args:
@@ -76,10 +78,10 @@ class _Open:
     body: int = 0
 
 
-def _in_python(text: str, starts: list[int]) -> list[Definition]:
+def _in_python(text: str, starts: array[int]) -> list[Definition]:
     """Classes and functions, and those within classes."""
-    ends = [*starts[1:], len(text)]
-    lines = iter([text[start:end] for start, end in pairwise([*starts, len(text)])])
+    ends = starts[1:] + array("q", [len(text)])
+    lines = (text[start:end] for start, end in zip(starts, ends, strict=True))
     found: list[Definition] = []
     open_ones: list[_Open] = []
     depth, last, decorated = 0, 0, -1
@@ -110,7 +112,7 @@ def _in_python(text: str, starts: list[int]) -> list[Definition]:
     return _without_parts_of_short(found)
 
 
-def _closed(one: _Open, starts: list[int], ends: list[int], last: int, text: str) -> Definition:
+def _closed(one: _Open, starts: array[int], ends: array[int], last: int, text: str) -> Definition:
     line = one.line
     while line and text[starts[line - 1] : ends[line - 1]].lstrip().startswith("#"):
         line -= 1
@@ -129,95 +131,111 @@ def _without_parts_of_short(found: list[Definition]) -> list[Definition]:
     return kept
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A line that isn't blank; `is_apart` where a blank one comes before it."""
+class _Lines:
+    """Lines that aren't blank, by their numbers; some bytes for each, since a file may have millions.
 
-    start: int
-    end: int
-    indent: int
-    said: str
-    is_apart: bool
+    `indents` and `is_apart` (a blank line comes before it) are of each line; `starts` and `ends` are where it lies in the text.
+    """
+
+    def __init__(self, text: str, starts: array[int]) -> None:
+        self._text = text
+        self.starts, self.ends, self.indents, self._lengths = array("q"), array("q"), array("i"), array("i")
+        self.is_apart = bytearray()
+        is_apart = True
+        for start, end in pairwise(chain(starts, [len(text)])):
+            line = text[start:end]
+            said = line.strip()
+            if said:
+                self.starts.append(start)
+                self.ends.append(end)
+                self.indents.append(len(line) - len(line.lstrip()))
+                self._lengths.append(len(said))
+                self.is_apart.append(is_apart)
+            is_apart = not said
+
+    def said(self, at: int) -> str:
+        """A line without the blanks around it."""
+        start = self.starts[at] + self.indents[at]
+        return self._text[start : start + self._lengths[at]]
+
+    def __len__(self) -> int:
+        return len(self.starts)
 
 
-def _by_layout(text: str, starts: list[int]) -> Iterator[Definition]:
-    lines: list[_Line] = []
-    is_apart = True
-    for start, end in pairwise([*starts, len(text)]):
-        line = text[start:end]
-        said = line.strip()
-        if said:
-            lines.append(_Line(start, end, len(line) - len(line.lstrip()), said, is_apart))
-        is_apart = not said
+def _by_layout(text: str, starts: array[int]) -> Iterator[Definition]:
+    lines = _Lines(text, starts)
     yield from _within(lines, 0, len(lines), 1)
 
 
-def _within(lines: list[_Line], first: int, last: int, level: int) -> Iterator[Definition]:
-    """Definitions among `lines[first:last]`, which are indented as the least of them."""
+def _within(lines: _Lines, first: int, last: int, level: int) -> Iterator[Definition]:
+    """Definitions among the lines from `first` to before `last`, which are indented as the least of them."""
     if first >= last or level > _DEEPEST:
         return
-    indent = min(line.indent for line in lines[first:last])
+    indent = min(lines.indents[first:last])
     at, free = first, first
     while at < last:
-        line = lines[at]
-        if line.indent != indent or not _is_definition(lines, at, last):
+        if lines.indents[at] != indent or not _is_definition(lines, at, last):
             at += 1
             continue
+        said = lines.said(at)
         stop = _end(lines, at, last)
         begin = _begin(lines, at, free, indent)
         body = _body(lines, at, stop)
-        end = lines[stop - 1].end
-        yield Definition(lines[begin].start, lines[body].start if body < stop else end, end, level, _title(line.said))
-        if _CONTAINER.search(line.said) and end - lines[begin].start > _WHOLE:
+        end = lines.ends[stop - 1]
+        yield Definition(lines.starts[begin], lines.starts[body] if body < stop else end, end, level, _title(said))
+        if _CONTAINER.search(said) and end - lines.starts[begin] > _WHOLE:
             inner = body
-            while inner < stop and _CLOSING.match(lines[inner].said):
+            while inner < stop and _CLOSING.match(lines.said(inner)):
                 inner += 1
             tail = stop
-            while tail > inner and lines[tail - 1].indent <= indent:
+            while tail > inner and lines.indents[tail - 1] <= indent:
                 tail -= 1
             yield from _within(lines, inner, tail, level + 1)
         at = free = stop
 
 
-def _is_definition(lines: list[_Line], at: int, last: int) -> bool:
+def _is_definition(lines: _Lines, at: int, last: int) -> bool:
     """Whether lines that are indented more follow, on a line that says what they are."""
-    said = lines[at].said
-    if at + 1 >= last or _CONTROL.match(said) or _COMMENT.match(said) or not _BEGINS.match(said):
+    if at + 1 >= last:
         return False
-    following = lines[at + 1]
-    if following.said.startswith("{") and following.indent == lines[at].indent:
-        following = lines[at + 2] if at + 2 < last else following
-    return following.indent > lines[at].indent
+    following = at + 1
+    if lines.indents[following] == lines.indents[at] and at + 2 < last and lines.said(following).startswith("{"):
+        following = at + 2
+    if lines.indents[following] <= lines.indents[at]:
+        return False
+    said = lines.said(at)
+    return not (_CONTROL.match(said) or _COMMENT.match(said)) and _BEGINS.match(said) is not None
 
 
-def _end(lines: list[_Line], at: int, last: int) -> int:
+def _end(lines: _Lines, at: int, last: int) -> int:
     """The number of the first line that isn't the definition's any more."""
     stop = at + 1
-    while stop < last and (lines[stop].indent > lines[at].indent or _CLOSING.match(lines[stop].said)):
+    while stop < last and (lines.indents[stop] > lines.indents[at] or _CLOSING.match(lines.said(stop))):
         stop += 1
     # A comment that is indented and stands right above what comes next stays here; nothing more can be known of it.
     return stop
 
 
-def _begin(lines: list[_Line], at: int, free: int, indent: int) -> int:
+def _begin(lines: _Lines, at: int, free: int, indent: int) -> int:
     """The number of the first line right above a definition that belongs to it."""
-    while at > free and not lines[at].is_apart:
-        above = lines[at - 1]
-        belongs = _ABOVE.match(above.said) or (above.indent == indent and _UNFINISHED.fullmatch(above.said))
-        if above.indent < indent or not belongs:
+    while at > free and not lines.is_apart[at]:
+        above = lines.said(at - 1)
+        belongs = _ABOVE.match(above) or (lines.indents[at - 1] == indent and _UNFINISHED.fullmatch(above))
+        if lines.indents[at - 1] < indent or not belongs:
             break
         at -= 1
     return at
 
 
-def _body(lines: list[_Line], at: int, stop: int) -> int:
+def _body(lines: _Lines, at: int, stop: int) -> int:
     """The number of the line after a definition's first ones, up to its brace."""
     for number in range(at, min(at + 8, stop)):
-        if lines[number].said.endswith(("{", ":", "=>", "->", "=")):
+        if lines.said(number).endswith(("{", ":", "=>", "->", "=")):
             return number + 1
     return at + 1
 
 
 def _title(said: str) -> str:
+    said = said[:_LONGEST_LINE]
     title = _TITLE_END.sub("", " ".join(said.split())) or said
     return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 3]}..."

@@ -29,7 +29,7 @@ _CLOSING = {
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _LINE = re.compile(r" \(at line (\d+), column \d+\)")
 # A key of 30,000 parts keeps tomllib busy for 15 s.
-_LONG_KEY = re.compile(r"(?:(?:[\w-]+|\"[^\"\n]*\"|'[^'\n]*')[ \t]*\.[ \t]*){32}")
+_LONG_KEY = re.compile(r"(?<![\w-])(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){32}")
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,11 @@ from sightline.errors import UsageError
 
 # In this order: where both speak of a file, the second has the last word.
 IGNORE_FILES = (".gitignore", ".sightlineignore")
-MAX_IGNORE_BYTES = 2**20
+MAX_IGNORE_BYTES = 2**18  # as expressions, so much takes 2 s
 _BRACKET = re.compile(r"\[(?P<negated>[!^]?)(?P<members>\]?(?:\[:\w+:\]|\\.|[^\]\\])*)\]", re.DOTALL)
 _MEMBER = re.compile(r"\[:(?P<kind>\w+):\]|(?P<first>\\.|.)(?:-(?P<last>\\.|[^\]]))?", re.DOTALL)
+_STAR = "[^/]*"
+_ANY_PARTS = "(?:[^/]*/)*?"
 _CLASSES = {
     "alnum": "a-zA-Z0-9",
     "alpha": "a-zA-Z",
@@ -132,7 +134,7 @@ def ignore_lines(path: str) -> list[str]:
     with open(path, "rb") as file:
         data = file.read(MAX_IGNORE_BYTES + 1)
     if len(data) > MAX_IGNORE_BYTES:
-        raise OSError(0, f"it is larger than {MAX_IGNORE_BYTES // 2**20} MiB")
+        raise OSError(0, f"it is larger than {MAX_IGNORE_BYTES // 2**10} KiB")
     return [line.removesuffix("\r") for line in os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).split("\n")]
 
 
@@ -195,21 +197,45 @@ def _without_trailing_spaces(line: str) -> str:
 
 
 def _translated(glob: str) -> str | None:
-    """The expression that a path meets where it meets the glob; None for a bracket or backslash with nothing to close it."""
-    parts = []
+    """The expression that a path meets where it meets the glob; None for a bracket or backslash with nothing to close it.
+
+    It takes no more time than path and glob are long, multiplied: of several stars in a part of the path, and of several `**`,
+    only the last is tried at other places than the first that fits, which is as good as any.
+    """
+    whole: list[str] = []  # each but the last ends before a `**`
+    parts = [""]  # of the path, since the last `**`
+    stars = [""]  # of the current part, each with what follows it
     position = 0
     while position < len(glob):
-        if glob[position] == "\\" and position + 1 == len(glob):
-            return None
         expression, position = _next_part(glob, position)
         if expression is None:
             return None
-        parts.append(expression)
-    return "".join(parts)
+        if expression in ("/", _ANY_PARTS):
+            parts[-1] += _joined_stars(stars)
+            stars = [""]
+            if expression == "/":
+                parts[-1] += "/"
+            else:
+                whole.append(parts[-1])
+                parts.append("")
+        elif expression == _STAR:
+            stars.append("")
+        else:
+            stars[-1] += expression
+    parts[-1] += _joined_stars(stars)
+    whole.append(parts[-1])
+    first, *others = whole
+    return first + "".join(f"(?>{_ANY_PARTS}{one})" for one in others[:-1]) + "".join(_ANY_PARTS + one for one in others[-1:])
+
+
+def _joined_stars(stars: list[str]) -> str:
+    """A part of a path: what comes before its first star, and after each."""
+    first, *others = stars
+    return first + "".join(f"(?>{_STAR}?{one})" for one in others[:-1]) + "".join(_STAR + one for one in others[-1:])
 
 
 def _next_part(glob: str, position: int) -> tuple[str | None, int]:
-    """The expression for what stands at a position, and where the next begins."""
+    """The expression for what stands at a position, and where the next begins; None where it is no glob."""
     character = glob[position]
     if character == "*":
         return _stars(glob, position)
@@ -218,7 +244,7 @@ def _next_part(glob: str, position: int) -> tuple[str | None, int]:
     if character == "[":
         return _bracket(glob, position)
     if character == "\\":
-        return re.escape(glob[position + 1]), position + 2
+        return (re.escape(glob[position + 1]), position + 2) if position + 1 < len(glob) else (None, position)
     return re.escape(character), position + 1
 
 
@@ -229,8 +255,8 @@ def _stars(glob: str, position: int) -> tuple[str, int]:
         end += 1
     is_whole_part = (position == 0 or glob[position - 1] == "/") and (end == len(glob) or glob[end] == "/")
     if end - position < 2 or not is_whole_part:
-        return "[^/]*", end
-    return (".*", end) if end == len(glob) else ("(?:.*/)?", end + 1)
+        return _STAR, end
+    return (".*", end) if end == len(glob) else (_ANY_PARTS, end + 1)
 
 
 def _bracket(glob: str, position: int) -> tuple[str | None, int]:

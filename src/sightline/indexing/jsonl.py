@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ READER = "jsonl/1"
 _DEFAULT_ID = "id"
 _DIGEST_CHARACTERS = 32
 _SHOWN_FIELDS = 8
+# Of a row; in Python each takes up to 100 bytes.
+_MOST_VALUES = 1_000_000
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 _SHOWN_CHARACTERS = 40
 
 log = logging.getLogger(__name__)
@@ -113,6 +117,8 @@ class _Rows:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
+    if _count_values(line) > _MOST_VALUES and _count_values(_STRING.sub(b"", line)) > _MOST_VALUES:
+        raise _NoRow(f"more than {_MOST_VALUES:,} values; metadata can't be that much")
     try:
         row = json.loads(line.decode(), parse_constant=_refuse_constant, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
@@ -124,6 +130,11 @@ def _parsed(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise _NoRow(f"a JSON {type(row).__name__}; a row is an object with fields")
     return row
+
+
+def _count_values(line: bytes) -> int:
+    """Values at most, where no string has a sign that separates them."""
+    return line.count(b",") + line.count(b"[") + line.count(b"{")
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -12,7 +12,9 @@ from typing import Any
 
 from sightline.errors import MissingExtra, UnreadableFile
 from sightline.indexing.child_process import serve
+from sightline.indexing.encodings import Undecodable
 from sightline.indexing.readers import Reader, apply
+from sightline.indexing.readers.anchors import PackedAnchors
 
 
 def main(memory_mib: int, timeout_s: float) -> None:
@@ -24,25 +26,29 @@ def main(memory_mib: int, timeout_s: float) -> None:
 
     def answer(job: bytes, data: bytes) -> Sequence[bytes]:
         _limit_time(timeout_s)
-        return (_reply(json.loads(job), data),)
+        return _reply(json.loads(job), data)
 
     serve(2, prepare)
 
 
-def _reply(job: dict[str, Any], data: bytes) -> bytes:
-    reader = Reader(job["name"], job["format"], job["read"], binary=True, isolated=True, needs=job["needs"])
+def _reply(job: dict[str, Any], data: bytes) -> Sequence[bytes]:
+    """What was found as JSON, and in messages of their own the text and the anchors, which may be many."""
     try:
-        reading = apply(reader, data, job["source"])
-        found = {"text": reading.text, "metadata": dict(reading.metadata), "anchors": list(reading.anchors)}
-        return json.dumps(found, allow_nan=False).encode()
-    except UnreadableFile as error:
-        return json.dumps({"unreadable": str(error)}).encode()
+        source = job.pop("source")
+        reader = Reader(**job, isolated=True)
+        reading = apply(reader, reader.content(data, source), source)
+        runs, starts, numbers = PackedAnchors(reading.anchors).packed()
+        head = json.dumps({"metadata": dict(reading.metadata), "runs": runs}, allow_nan=False)
+        return head.encode(), reading.text.encode(), starts, numbers
+    except (UnreadableFile, Undecodable) as error:
+        found: dict[str, Any] = {"unreadable": str(error)}
     except MissingExtra as error:
-        return json.dumps({"missing": error.package, "what": error.what}).encode()
+        found = {"missing": error.package, "what": error.what}
     except MemoryError:
-        return json.dumps({"memory": True}).encode()
+        found = {"memory": True}
     except (TypeError, ValueError) as error:
-        return json.dumps({"unreadable": f"its reader {reader.name} gave metadata that isn't JSON: {error}"}).encode()
+        found = {"unreadable": f"its reader {reader.name} gave metadata that isn't JSON: {error}"}
+    return json.dumps(found).encode(), b"", b"", b""
 
 
 def _limit_memory(mib: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from sightline.errors import MissingExtra, UnreadableFile, UsageError
 from sightline.indexing.children import Child, Children, cores
 from sightline.indexing.readers import Reading
+from sightline.indexing.readers.anchors import PackedAnchors
 from sightline.indexing.reading import LoadedFile
 
 _MOST_PROCESSES = 4
@@ -23,7 +24,7 @@ _LONGEST_S = 1_000_000.0
 
 @dataclass(frozen=True, slots=True)
 class ParseLimits:
-    """How far parsing PDF, Office files and books may go.
+    """How far parsing HTML, PDF, Office files, books, notebooks and tables may go.
 
     Args:
         timeout_s: Seconds for one file.
@@ -82,24 +83,26 @@ class Parsers:
 
     def _read(self, file: LoadedFile, child: Child) -> Reading:
         reader = file.reader
-        job = {"name": reader.name, "format": reader.format, "read": reader.read, "needs": dict(reader.needs)}
-        told = json.dumps({**job, "source": file.found.source}).encode()
-        reply = child.ask(told, file.data, seconds=self._limits.timeout_s)
-        if reply is None:
+        job = {name: getattr(reader, name) for name in ("name", "format", "read", "binary", "declares")}
+        told = json.dumps({**job, "needs": dict(reader.needs), "source": file.found.source}).encode()
+        head = child.ask(told, file.data, seconds=self._limits.timeout_s)
+        text, starts, numbers = (None if head is None else child.receive() for _ in range(3))
+        if head is None or text is None or starts is None or numbers is None:
+            child.kill()
             raise UnreadableFile(self._why(child))
-        found: dict[str, Any] = json.loads(reply)
-        if "memory" in found:
-            child.kill()  # what it couldn't have, it may hold in part
-        return self._reading(found)
+        found: dict[str, Any] = json.loads(head)
+        self._check(found, child)
+        return Reading(text.decode(), found["metadata"], PackedAnchors.unpacked(found["runs"], starts, numbers))
 
-    def _reading(self, reply: dict[str, Any]) -> Reading:
+    def _check(self, reply: dict[str, Any], child: Child) -> None:
+        """Raise what it says instead of a reading."""
         if "missing" in reply:
             raise MissingExtra(reply["what"], package=reply["missing"], extra="files")
         if "memory" in reply:
+            child.kill()  # what it couldn't have, it may hold in part
             raise UnreadableFile(f"its parser needed more than {self._limits.memory_mib:,} MiB of memory; {self._more_memory()}")
         if "unreadable" in reply:
             raise UnreadableFile(reply["unreadable"])
-        return Reading(reply["text"], reply["metadata"], [(start, place) for start, place in reply["anchors"]])
 
     def _why(self, child: Child) -> str:
         """Why a process gave no answer."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from sightline.errors import UnreadableFile
-from sightline.indexing.encodings import Undecodable, decode
+from sightline.indexing.encodings import Undecodable
 from sightline.indexing.files import FoundFile
 from sightline.indexing.jsonl import JsonlFields, row_documents
 from sightline.indexing.readers import Reader, Reading, apply, reader_of
@@ -42,9 +42,7 @@ class LoadedFile:
     @property
     def content(self) -> str | bytes:
         """What the reader takes."""
-        if self.reader.binary:
-            return self.data
-        return decode(self.data, self.found.source.rpartition("/")[2], declares=self.reader.declares)
+        return self.reader.content(self.data, self.found.source)
 
 
 def read_documents(found: FoundFile, fields: JsonlFields = _DEFAULT_FIELDS) -> Iterator[Document | SkippedFile]:
@@ -85,7 +83,7 @@ def document_of(file: LoadedFile, read: Callable[[], Reading]) -> Document | Ski
         return reading
     reader = file.reader
     return Document(
-        file.found.source, reading.text, reader.format, reader.name, file.content_hash, reading.metadata, tuple(reading.anchors)
+        file.found.source, reading.text, reader.format, reader.name, file.content_hash, reading.metadata, reading.anchors
     )
 
 

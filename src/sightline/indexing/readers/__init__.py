@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from sightline.errors import MissingExtra, UnreadableFile, UsageError
+from sightline.indexing.encodings import decode
+from sightline.indexing.readers.anchors import PackedAnchors
 
 MAX_TEXT = 64 * 2**20
 ROW_SUFFIXES = (".jsonl", ".ndjson")
@@ -63,6 +65,14 @@ class Reader:
     declares: bool = False
     isolated: bool = False
     needs: Mapping[str, str] = field(default_factory=dict)
+
+    def content(self, data: bytes, source: str) -> str | bytes:
+        """What `read` takes of a file's bytes.
+
+        Raises:
+            Undecodable: It takes text, and they are none.
+        """
+        return data if self.binary else decode(data, source.rpartition("/")[2], declares=self.declares)
 
     def function(self) -> Read:
         """The function that reads.
@@ -122,17 +132,23 @@ def _checked(found: Any, name: str) -> Reading:
         raise UnreadableFile(f"half a character, {half[0]!r}, {where}; open it and save it anew")
     if not _are_anchors(reading.anchors):
         raise UnreadableFile(f"its reader {name} gave anchors that aren't pairs of a character's number and a mapping")
-    starts = [start for start, _ in reading.anchors]
-    if starts != sorted(starts):
+    anchors = reading.anchors if isinstance(reading.anchors, PackedAnchors) else PackedAnchors(reading.anchors)
+    if not anchors.is_in_order:
         raise UnreadableFile(f"its reader {name} gave anchors that aren't in order")
-    return reading
+    return replace(reading, anchors=anchors)
 
 
 def _are_anchors(anchors: Any) -> bool:
     """Whether they are what `Reading` says, whoever's reader gave them."""
+    if isinstance(anchors, PackedAnchors):
+        return True
     return isinstance(anchors, Sequence) and all(
-        isinstance(one, Sequence) and len(one) == 2 and type(one[0]) is int and isinstance(one[1], Mapping) for one in anchors
+        isinstance(one, Sequence) and len(one) == 2 and _is_start(one[0]) and isinstance(one[1], Mapping) for one in anchors
     )
+
+
+def _is_start(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +164,10 @@ _HTML_NEEDS = {"bs4": "beautifulsoup4", "markdownify": "markdownify"}
 _MARKDOWN = Reader("markdown/2", "markdown", f"{_HERE}.markdown:read")
 _TEXT = Reader("text/1", "text", f"{_HERE}.text:read")
 _RST = Reader("rst/1", "rst", f"{_HERE}.text:read")
-_HTML = Reader("html/3", "markdown", f"{_HERE}.html:read", declares=True, needs=_HTML_NEEDS)
-_CSV = Reader("csv/2", "markdown", f"{_HERE}.csv:read")
-_TSV = Reader("tsv/2", "markdown", f"{_HERE}.csv:read_tabs")
-_IPYNB = Reader("ipynb/1", "markdown", f"{_HERE}.ipynb:read")
+_HTML = Reader("html/3", "markdown", f"{_HERE}.html:read", isolated=True, declares=True, needs=_HTML_NEEDS)
+_CSV = Reader("csv/3", "markdown", f"{_HERE}.csv:read", isolated=True)
+_TSV = Reader("tsv/3", "markdown", f"{_HERE}.csv:read_tabs", isolated=True)
+_IPYNB = Reader("ipynb/2", "markdown", f"{_HERE}.ipynb:read", isolated=True)
 _PYTHON = Reader("python/1", "python", f"{_HERE}.code:read")
 _CODE = Reader("code/1", "code", f"{_HERE}.code:read")
 _PDF = Reader("pdf/1", "text", f"{_HERE}.pdf:read", binary=True, isolated=True, needs={"pypdfium2": "pypdfium2"})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 
@@ -12,6 +14,10 @@ from sightline.errors import UnreadableFile
 MAX_UNPACKED_BYTES = 512 * 2**20
 _NAMELESS = re.compile(r"(?:file )?'?<_io\.BytesIO[^>]*>'?")
 _MAX_MEMBERS = 100_000
+# What zipfile raises at an archive whose directory or members aren't what they say.
+_BROKEN = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError
+)  # fmt: skip
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 # A document type comes before the root element; no writer puts more before that.
 _HEAD = 64 * 2**10
@@ -34,7 +40,7 @@ def opened(data: bytes, what: str) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
         members = archive.infolist()
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+    except _BROKEN as error:
         raise UnreadableFile(f"not {what}: broken, or cut off ({error}); get it again, or open it and save it anew") from error
     unpacked = sum(member.file_size for member in members)
     if unpacked > MAX_UNPACKED_BYTES or len(members) > _MAX_MEMBERS:
@@ -57,7 +63,7 @@ def member(archive: zipfile.ZipFile, name: str) -> bytes:
         return archive.read(name)
     except KeyError as error:
         raise UnreadableFile(f"broken: its part {name!r} is missing; get it again, or open it and save it anew") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except _BROKEN as error:
         raise _broken(name, error) from error
 
 
@@ -85,7 +91,7 @@ def _refuse_document_type(archive: zipfile.ZipFile, one: zipfile.ZipInfo) -> Non
     try:
         with archive.open(one) as part:
             head = part.read(_HEAD)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except _BROKEN as error:
         raise _broken(one.filename, error) from error
     head = head.replace(b"\0", b"")  # UTF-16 as well
     if b"<!DOCTYPE" in head or b"<!ENTITY" in head:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sightline.errors import UnreadableFile
 from sightline.indexing.readers import MAX_TEXT, Reading
+from sightline.indexing.readers.anchors import PackedAnchors
 
 # A table is written as several, each with the header again and of about this many characters: some 200 tokens at most in most
 # writings, so that a chunk is made of whole ones and says what its columns are.
@@ -16,6 +17,7 @@ _SPACE = re.compile(r"\s+")
 # What would make a heading, a rule, a fence, a quote or HTML of a plain line.
 _SPECIAL = re.compile(r"(?m)^[ \t]*(?=#{1,6}(?:\s|$)|[-=_*]{3,}\s*$|=+\s*$|-+\s*$|```|~~~|>|<[!/?A-Za-z])")
 _FENCE = re.compile(r"(?m)^\s*(`{3,})")
+_ANY_FENCE = re.compile(r"(?m)^ {0,3}(`{3,}|~{3,})(.*)$")
 
 
 class Blocks:
@@ -24,11 +26,11 @@ class Blocks:
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._length = 0
-        self._anchors: list[tuple[int, Mapping[str, Any]]] = []
+        self._anchors = PackedAnchors()
 
     def anchor(self, **place: Any) -> None:
         """What is added from now on is from this place."""
-        self._anchor(self._length, place)
+        self._anchors.append(self._length, place)
 
     def heading(self, title: str, level: int) -> None:
         """A heading; its title is put on one line."""
@@ -82,15 +84,10 @@ class Blocks:
     def _group(self, above: str, group: list[str], places: list[Mapping[str, Any]]) -> None:
         start = self._length
         for row, place in zip(group, places, strict=bool(places)):
-            self._anchor(start, place)
+            self._anchors.append(start, place)
             # The first row's place is that of the header above it, too.
             start = (self._length + len(above) if start == self._length else start) + len(row) + 1
         self.add(above + "\n".join(group))
-
-    def _anchor(self, start: int, place: Mapping[str, Any]) -> None:
-        if self._anchors and self._anchors[-1][0] == start:
-            self._anchors.pop()
-        self._anchors.append((start, place))
 
 
 def one_line(text: str) -> str:
@@ -102,6 +99,17 @@ def escaped(text: str) -> str:
     """Plain text as Markdown: its lines without blanks before them, and no line that Markdown would take for more than text."""
     lines = (line.strip() for line in text.splitlines())
     return _SPECIAL.sub("\\\\", "\n".join(lines))
+
+
+def closed(markdown: str) -> str:
+    """Markdown whose last fence is closed, so that it doesn't swallow what comes after."""
+    fence = ""
+    for found in _ANY_FENCE.finditer(markdown):
+        if not fence:
+            fence = found[1] if found[1][0] == "~" or "`" not in found[2] else ""
+        elif found[1].startswith(fence) and not found[2].strip():
+            fence = ""
+    return f"{markdown.rstrip()}\n{fence}" if fence else markdown
 
 
 def header_of(rows: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:

@@ -7,24 +7,31 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from contextlib import contextmanager
+from itertools import chain, islice
 
 from sightline.errors import UnreadableFile
-from sightline.indexing.readers import Reading
+from sightline.indexing.readers import MAX_TEXT, Reading
 from sightline.indexing.readers.blocks import Blocks
 
 _SEPARATORS = ",;\t|"
 _LOOKED_AT = 50
 _VALUE = re.compile(r"[\s\d.,:%$€£¥/+-]*")
+# How a spreadsheet says its separator in a first line of its own.
+_SAID = re.compile(r'(?:"sep=([^\w\n"])"|sep=([^\w\n"]))(?:\n|\Z)')
+_END = "\0"  # no text that is read has one
 _YEAR = re.compile(r"\s*(?:19|20)\d\d\s*")
 
 
 def read(text: str, source: str) -> Reading:
-    """A table whose separator is the one that most rows agree on.
+    """A table whose separator is the one that it names, or else the one that most rows agree on.
 
     Raises:
-        UnreadableFile: A field that is too long to be one.
+        UnreadableFile: It makes more text than is read.
     """
+    said = _SAID.match(text)
+    if said is not None:
+        return _table("\n" + text[said.end() :], said[1] or said[2])
     return _table(text, max(_SEPARATORS, key=lambda separator: _agreement(text, separator)))
 
 
@@ -54,7 +61,8 @@ def names_columns(cells: Sequence[str]) -> bool:
 
 
 def _table(text: str, separator: str) -> Reading:
-    rows = [(number, cells) for number, cells in _rows(text, separator) if any(cell.strip() for cell in cells)]
+    with _long_fields():
+        rows = _rows(text, separator)
     blocks = Blocks()
     if rows:
         header, others = named_columns(rows)
@@ -62,12 +70,33 @@ def _table(text: str, separator: str) -> Reading:
     return blocks.reading({})
 
 
-def _rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows with their numbers, counted from 1 as a spreadsheet would."""
+def _rows(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """Rows that aren't blank with their numbers, counted from 1 as a spreadsheet would.
+
+    Where a quotation mark is never closed, all of them are characters like others: else one would swallow all rows below it.
+    """
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
+        rows = []
+        lines = chain(_lines(text), [_END])
+        try:
+            for number, cells in enumerate(csv.reader(lines, delimiter=separator, quoting=quoting), start=1):
+                if any(cell.strip() for cell in cells):
+                    rows.append((number, cells))
+        except csv.Error as error:
+            raise UnreadableFile(f"not rows of fields: {error}; open it and save it anew") from error
+        if rows.pop()[1] == [_END]:
+            break
+    return rows
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Take fields as long as a text may be; the limit is of the whole process."""
+    before = csv.field_size_limit(MAX_TEXT)
     try:
-        yield from enumerate(csv.reader(_lines(text), delimiter=separator), start=1)
-    except csv.Error as error:
-        raise UnreadableFile(f"not rows of fields: {error}; check that its quotation marks come in pairs") from error
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -11,7 +11,7 @@ from markdownify import MarkdownConverter
 from sightline.errors import UnreadableFile
 from sightline.indexing.readers import Reading
 
-_XML_DECLARATION = re.compile(r"\s*<\?xml[^>]*>")
+_XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*>")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")
 _UNSEEN = ("head", "title", "script", "style", "nav", "noscript", "template")
 

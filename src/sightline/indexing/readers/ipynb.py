@@ -8,7 +8,7 @@ from typing import Any
 
 from sightline.errors import UnreadableFile
 from sightline.indexing.readers import Reading
-from sightline.indexing.readers.blocks import Blocks
+from sightline.indexing.readers.blocks import Blocks, closed
 from sightline.indexing.readers.properties import known
 
 
@@ -56,7 +56,7 @@ def _add(blocks: Blocks, cell: dict[str, Any], language: str) -> None:
         level = cell.get("level")
         blocks.heading(content, level if isinstance(level, int) else 1)
     elif kind == "markdown":
-        blocks.add(content)
+        blocks.add(closed(content))
     else:
         blocks.code(content)
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
-import openpyxl
 from defusedxml.common import DefusedXmlException
+from openpyxl.chartsheet import Chartsheet
+from openpyxl.reader.excel import ExcelReader
 from openpyxl.utils import get_column_letter
 from openpyxl.utils.exceptions import InvalidFileException
 
@@ -35,7 +36,9 @@ def read(data: bytes, source: str) -> Reading:
     blocks = Blocks()
     try:
         # Values as they were computed last; formulas aren't text.
-        workbook = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        reader = _Reader(file, read_only=True, data_only=True)
+        reader.read()
+        workbook = reader.wb
         for sheet in workbook.worksheets:
             _add_sheet(blocks, sheet)
         metadata = office_properties(workbook.properties, workbook.properties.creator)
@@ -52,6 +55,14 @@ def read(data: bytes, source: str) -> Reading:
     ) as error:
         raise refused(_WHAT, error) from error
     return blocks.reading(metadata)
+
+
+class _Reader(ExcelReader):  # type: ignore[misc]
+    """Passes over the charts of chart sheets, which aren't read, and fails at none that lacks its chart."""
+
+    def read_chartsheet(self, sheet: Any, rel: Any) -> None:
+        """Keep its place among the sheets."""
+        self.wb._add_sheet(Chartsheet(parent=self.wb, title=sheet.name))
 
 
 def _add_sheet(blocks: Blocks, sheet: Any) -> None:

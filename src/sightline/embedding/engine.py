@@ -181,7 +181,7 @@ class EmbeddingEngine(BaseEmbedder):
         self._worker: DeviceWorkers | None = None
         self._feeder: ThreadPoolExecutor | None = None
         self._process = os.getpid()
-        weakref.finalize(self, _close_queue, self._queue)
+        weakref.finalize(self, _close_queue, self._queue, self._process)
 
     @property
     def dimensions(self) -> int:
@@ -382,7 +382,9 @@ class EmbeddingEngine(BaseEmbedder):
         return submission.future
 
     def close(self) -> None:
-        """Stop, fail what waits, and give the memory back. Closing twice is fine."""
+        """Stop, fail what waits, and give the memory back. Closing twice is fine; in a forked child there is nothing to stop."""
+        if self._process != os.getpid():
+            return
         self._queue.close(EmbedderClosed())
         with self._lock:
             worker, self._worker = self._worker, None
@@ -613,5 +615,7 @@ def _size(text: str | TokenizedText) -> int:
     return len(text) if isinstance(text, str) else 0
 
 
-def _close_queue(queue: SubmissionQueue) -> None:
+def _close_queue(queue: SubmissionQueue, process: int) -> None:
+    if process != os.getpid():  # a forked child, where a thread that isn't there may hold the queue's lock
+        return
     queue.close(EmbedderClosed("The engine was dropped; keep a reference to it while you wait for its results."))

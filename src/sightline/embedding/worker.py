@@ -63,9 +63,10 @@ def _stop_all() -> None:
 
 
 def _forget() -> None:
-    """In a forked child: whoever held the lock isn't there."""
+    """In a forked child: whoever held the lock isn't there, and neither are the threads."""
     global _setting_threads
     _setting_threads = threading.Lock()
+    _running.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -53,6 +54,7 @@ from sightline.stores.checks import (
 )
 from sightline.stores.chroma_where import Nothing, both, where
 from sightline.stores.filters import parse_filter
+from sightline.stores.forks import Opener, never_free
 from sightline.stores.locks import LOCK_NAME, DirectoryLock
 from sightline.stores.payload import (
     HEAD_KEY,
@@ -98,6 +100,8 @@ _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
 
 # Directory -> its last write, as of when this process opened the database there.
 _OPENED: dict[Path, int] = {}
+# Directories whose database the parent had open when it forked this process: SQLite believes that it has locks on them here.
+_LEFT_OPEN: set[str] = set()
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -372,12 +376,13 @@ class ChromaStore:
     def close(self) -> None:
         """Let the database go, and the next writer in. Closing twice is fine; closing a staging collection frees nothing."""
         self._closed = True
-        if self._parent is None:
+        if self._parent is None and self._database.opener.is_here:
             self._database.close()
 
     def _check_open(self) -> None:
         if self._closed or self._database.closed:
             raise store_closed(self.url)
+        self._database.opener.check(self.url)
 
     def _find(self) -> Any:
         """The collection that has the name now, or None."""
@@ -552,6 +557,7 @@ class Database(ABC):
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.opener = Opener()
         self.guard = threading.RLock()
         self.rows = threading.RLock()  # deletions and readings of several pages exclude each other
         self.is_writer = False
@@ -751,6 +757,11 @@ class _Directory(Database):
 
 
 def _persistent_client(url: str, directory: Path) -> Any:
+    if str(directory) in _LEFT_OPEN:
+        raise StoreError(
+            f"{url} can't be opened here: this process was forked from one that had the database open, and Chroma can't open it"
+            " a second time. Fork before it is opened or after it was closed, or start processes by 'spawn' or 'forkserver'."
+        )
     try:
         return chromadb.PersistentClient(str(directory), settings=Settings(anonymized_telemetry=False))
     except ValueError:
@@ -760,6 +771,21 @@ def _persistent_client(url: str, directory: Path) -> Any:
             return chromadb.PersistentClient(str(directory))
         except ValueError as error:
             raise StoreError(f"Chroma can't open {url}: {error}. Close the other Chroma client of this process first.") from error
+
+
+def _forget() -> None:
+    """In a forked child: what is open here has no threads behind it, and would wait for them when it is freed."""
+    for identifier, system in SharedSystemClient._identifier_to_system.items():
+        never_free(system)
+        _LEFT_OPEN.add(identifier)
+    SharedSystemClient._identifier_to_system.clear()
+    SharedSystemClient._identifier_to_refcount.clear()
+    SharedSystemClient._refcount_lock = threading.Lock()
+    _OPENED.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _is_ours(collection: Any) -> bool:

@@ -162,6 +162,7 @@ class QdrantStore:
     def create(self, layout: VectorLayout, contract: Mapping[str, Any]) -> None:
         """Make the collection; raise StoreError when it is there already."""
         checked, data = checked_layout(layout, self.capabilities, self.url), json.loads(contract_json(contract))
+        self._check_open()
         with self._guard:
             self._refuse_existing()
             self.acquire()
@@ -335,6 +336,7 @@ class QdrantStore:
 
     def promote(self) -> None:
         """Move the alias to the staging collection in one step, then drop the one that it stood for."""
+        self._check_open()
         with self._guard:
             self.acquire()
             staged = self._names.staged()
@@ -348,6 +350,7 @@ class QdrantStore:
 
     def drop_staging(self) -> None:
         """Remove the staging collection, if there is one."""
+        self._check_open()
         with self._guard:
             self.acquire()
             staged = self._names.staged()
@@ -357,7 +360,7 @@ class QdrantStore:
 
     def close(self) -> None:
         """Turn indexing on again, let the next writer in, and close the connection. Closing twice is fine."""
-        if self._closed or self._parent is not None:
+        if self._closed or self._parent is not None or not self._database.opener.is_here:
             self._closed = True
             return
         with self._guard:
@@ -380,6 +383,7 @@ class QdrantStore:
     def _check_open(self) -> None:
         if self._closed or self._database.is_closed:
             raise store_closed(self.url)
+        self._database.opener.check(self.url)
 
     def _request(self, what: str, call: Call[T]) -> T:
         return self._database.request(self.url, what, call)

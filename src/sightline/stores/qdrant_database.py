@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from qdrant_client import QdrantClient, models
 
+from sightline.stores.forks import Opener
 from sightline.stores.qdrant_errors import finished
 from sightline.stores.qdrant_vectors import by_point
 from sightline.types import FloatArray
@@ -25,6 +26,7 @@ class Database(ABC):
     bytes_per_number = 4
 
     def __init__(self) -> None:
+        self.opener = Opener()
         self.guard = threading.RLock()
         self.is_closed = False
         self.is_held = False

@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -393,6 +393,9 @@ class EmbeddingEngine(BaseEmbedder):
             feeder.shutdown(wait=True, cancel_futures=True)
         if worker is not None:
             worker.stop()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("An engine can't be sent to another process: its model and threads are this one's. Make one there.")
 
     @cached_property
     def _fingerprint(self) -> str:

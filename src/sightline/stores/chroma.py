@@ -236,13 +236,12 @@ class ChromaStore:
         """Write points; an existing one is replaced whole."""
         collection = self._writable()
         plain, array = checked_points(points, vectors, self._layout(collection).dimensions)
-        if any(point.head is not None for point in plain):
-            self._database.check()
         flat = [to_flat(point) for point in plain]
         sizes = [len(point.text.encode()) + len(json.dumps(keys)) for point, keys in zip(plain, flat, strict=True)]
         for rows in self._database.batches([size + _BYTES_PER_NUMBER * array.shape[1] for size in sizes]):
             ids = [point.id for point in plain[rows]]
             old = self._metadata_of(collection, ids)
+            self._database.check()
             self._request("upsert", partial(
                 collection.upsert,
                 ids=ids,
@@ -255,11 +254,10 @@ class ChromaStore:
         """Replace everything but the vector and the text of existing points."""
         collection = self._writable()
         plain = checked_updates(points)
-        if any(point.head is not None for point in plain):
-            self._database.check()
         flat = [to_flat(point) for point in plain]
         for rows in self._database.batches([len(json.dumps(keys)) for keys in flat]):
             old = self._metadata_of(collection, [point.id for point in plain[rows]])
+            self._database.check()
             new = {point.id: keys for point, keys in zip(plain[rows], flat[rows], strict=True) if point.id in old}
             if new:
                 changed = [_replacing(old[one], keys) for one, keys in new.items()]
@@ -318,11 +316,16 @@ class ChromaStore:
 
     def records_of(self, ids: Sequence[str]) -> list[Record]:
         """Points with their vectors by their ids."""
-        collection, wanted, found = self._existing(), list(dict.fromkeys(ids)), []
-        for start in range(0, len(wanted), _VECTORS_PER_PAGE):
-            batch = wanted[start : start + _VECTORS_PER_PAGE]
-            found += _records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE)))
-        return found
+        wanted = list(dict.fromkeys(ids))
+
+        def read(collection: Any) -> list[Record]:
+            found: list[Record] = []
+            for start in range(0, len(wanted), _VECTORS_PER_PAGE):
+                batch = wanted[start : start + _VECTORS_PER_PAGE]
+                found += _records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE)))
+            return found
+
+        return self._read(read)
 
     def search(
         self, vector: FloatArray, *, limit: int, filter: Filter | None = None, shortlist: Shortlist | None = None
@@ -395,12 +398,11 @@ class ChromaStore:
     def _renamed(self) -> Any:
         """What a reader reads between the two renames of a promotion: the old collection."""
         old = self._database.find(f"{self._name}{_OLD}")
-        if old is None or not _is_ours(old):
-            return None
-        staged = self._database.find(f"{self._name}{_STAGED}")
-        if staged is not None and _COMPLETE_KEY in (staged.metadata or {}):
-            return old
-        return self._database.find(self._name)  # it is through, or somebody removed the collection
+        if old is not None and _is_ours(old):
+            staged = self._database.find(f"{self._name}{_STAGED}")
+            if staged is not None and _COMPLETE_KEY in (staged.metadata or {}):
+                return old
+        return self._database.find(self._name)  # it is through, or there is no collection
 
     def _existing(self) -> Any:
         collection = self._find()

@@ -232,6 +232,8 @@ class QdrantStore:
         """Write points, several requests at once on a server; returns when all of them are applied."""
         layout = self._writable()
         plain, array = checked_points(points, vectors, layout.dimensions)
+        if plain:
+            self._database.check()
         self._database.expect(layout.name, len(plain))
         payloads = [to_nested(point) for point in plain]
         calls = [
@@ -244,6 +246,8 @@ class QdrantStore:
         """Replace the payload of those points of ours that are there."""
         layout = self._writable()
         plain = checked_updates(points)
+        if plain:
+            self._database.check()
         payloads = [to_nested(point) for point in plain]
         self._database.each([partial(self._overwrite, layout, plain[rows], payloads[rows]) for rows in _batches(payloads, 0)])
 

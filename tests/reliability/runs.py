@@ -16,7 +16,7 @@ from sightline.types import Document
 
 HERE = "here"
 REFUSED = "refused: "
-DOCUMENTS = 20
+DOCUMENTS, CHUNKS = 20, 80
 
 
 def embedder() -> HashEmbedder:
@@ -25,9 +25,9 @@ def embedder() -> HashEmbedder:
 
 
 def documents(root: str, version: int) -> list[Document]:
-    """What a run has of a root, three chunks a document."""
+    """What a run has of a root, four chunks a document."""
     body = "\n\n".join(f"# Part {part}\n\nversion{version} lamp {part}" for part in range(3))
-    return [Document(f"d{number}", f"{root} house{number}\n\n{body}", format="markdown") for number in range(DOCUMENTS)]
+    return [Document(f"d{number}", f"{root} house{number} version{version}\n\n{body}", format="markdown") for number in range(DOCUMENTS)]
 
 
 def run(url: str, root: str, version: int, **options: Any) -> str:

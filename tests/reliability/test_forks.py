@@ -81,7 +81,10 @@ class Place:
     opens: str = re.escape(WHOLE)
 
 
-@pytest.fixture(params=["edge", "chroma", "qdrant", pytest.param("chroma+http", marks=pytest.mark.slow), "qdrant+grpc"])
+KINDS = ["edge", "chroma", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("qdrant", "chroma+http", "qdrant+grpc"))]
+
+
+@pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """A collection of version 1 in each kind of store."""
     with contextlib.ExitStack() as running:
@@ -165,6 +168,7 @@ if child:
 """
 
 
+@pytest.mark.slow
 def test_a_forked_child_ends_as_any_program_does(place: Place, attack: Attack) -> None:
     """With its interpreter wound up, which frees its copies of what is open."""
     command = [sys.executable, "-c", ENDING, place.url, *sys.path]
@@ -173,6 +177,7 @@ def test_a_forked_child_ends_as_any_program_does(place: Place, attack: Attack) -
         assert done.stdout == f"0 {WHOLE}\n", done.stderr
 
 
+@pytest.mark.slow
 def test_forks_beside_searches_leave_the_searches_alone(tmp_path: Path, attack: Attack) -> None:
     """Edge is put away for a fork, and opened again by whoever needs it."""
     url = f"edge:{tmp_path / 'kb'}"
@@ -218,6 +223,7 @@ def test_a_forked_childs_copy_of_an_engine_says_so(engine: EmbeddingEngine, atta
     assert len(engine.embed_documents(TEXTS)) == len(TEXTS)
 
 
+@pytest.mark.slow
 def test_a_forked_child_makes_an_engine_of_its_own(engine: EmbeddingEngine, make_model: Callable[..., Path], attack: Attack) -> None:
     """While other threads of the parent embed; its vectors are the parent's."""
     folder, expected = make_model("bert"), engine.embed_documents(TEXTS)

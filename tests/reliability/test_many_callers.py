@@ -54,6 +54,7 @@ def embed_in_turn(engine: EmbeddingEngine) -> list[list[Any]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_sixty_four_threads_get_what_one_gets(make_model: Callable[..., Path], attack: Attack, deterministic: bool) -> None:
     """To the bit where that is promised."""
@@ -78,7 +79,7 @@ def test_sixty_four_threads_on_minilm(minilm: EmbeddingEngine, attack: Attack) -
                 assert np.abs(rows - wanted).max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["edge", "chroma"])
+@pytest.mark.parametrize("kind", ["edge", pytest.param("chroma", marks=pytest.mark.slow)])
 def test_sixty_four_threads_on_one_collection(kind: str, tmp_path: Path, attack: Attack) -> None:
     """Each finds the whole of it, from one open collection."""
     url = {"edge": f"edge:{tmp_path / 'kb'}", "chroma": f"chroma:{tmp_path / 'kb'}/handbook"}[kind]

@@ -45,7 +45,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
 
 
-@pytest.mark.parametrize("most", [600, 80])
+@pytest.mark.parametrize("most", [pytest.param(600, marks=pytest.mark.slow), 80])
 def test_a_smaller_budget_gives_the_same_vectors(
     make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, attack: Attack, most: int
 ) -> None:
@@ -62,6 +62,7 @@ def test_a_smaller_budget_gives_the_same_vectors(
         assert warnings_in(caplog) == told  # the budget stays, so the second call meets nothing
 
 
+@pytest.mark.slow
 def test_a_single_text_that_does_not_fit_is_an_error_that_names_the_device(
     make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, attack: Attack
 ) -> None:
@@ -83,7 +84,7 @@ def test_a_deterministic_pass_is_tried_again_once(
         with attack("out of memory on the device"), device_of(0, monkeypatch, fails=1):
             assert np.array_equal(engine.embed_documents(SHORT), expected)
         with attack("out of memory on the device"), device_of(0, monkeypatch):
-            with pytest.raises(SightlineError, match="has no memory for a pass of 256 tokens"):
+            with pytest.raises(SightlineError, match="has no memory for a pass of 2,048 tokens"):
                 engine.embed_documents(SHORT)
 
 

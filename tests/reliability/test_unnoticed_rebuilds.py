@@ -50,6 +50,7 @@ def rebuild_under_readers(url: str, work: Path, rebuilds: int, ways: tuple[str, 
     return found
 
 
+@pytest.mark.slow
 def test_readers_of_another_process_see_the_old_or_the_new(tmp_path: Path, attack: Attack) -> None:
     """On Edge, whose directory names another shard from one instant to the next."""
     with place("edge", tmp_path) as url, attack("rebuild under a reader, edge"):
@@ -94,7 +95,7 @@ def test_an_update_in_place_hides_no_document(kind: str, tmp_path: Path, attack:
             assert seen.answers > len(seen.mixed)
 
 
-@pytest.mark.parametrize("kind", ["edge", "chroma"])
+@pytest.mark.parametrize("kind", ["edge", pytest.param("chroma", marks=pytest.mark.slow)])
 def test_a_collection_that_was_rebuilt_with_another_model_says_so(kind: str, tmp_path: Path, attack: Attack) -> None:
     """To who opened it before: vectors of the same length would be compared with questions that another model embedded."""
     with place(kind, tmp_path) as url:

@@ -1,0 +1,42 @@
+"""Facts about the memory of a run: it doesn't grow with what is indexed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import filling
+from attacks import Attack
+from benchmarks.growth import NullStore
+from servers import ChromaServer
+
+FEW = 20_000
+MANY = int(os.environ.get("SIGHTLINE_MANY_CHUNKS", "200000"))
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="there is no getrusage on Windows")]
+
+
+@pytest.mark.parametrize("chunks_a_document", [10, 1])
+def test_ten_times_the_chunks_take_no_more_memory(attack: Attack, chunks_a_document: int) -> None:
+    """Over a store that keeps nothing, so that what grows would be the run's own: within 10 %, also when every chunk is a file."""
+    few = filling.peak_mb(NullStore.url, FEW, chunks_a_document)
+    with attack(f"{MANY:,} chunks, no store"):
+        many = filling.peak_mb(NullStore.url, MANY, chunks_a_document)
+        print(f"{few:.1f} MB at {FEW:,}, {many:.1f} MB at {MANY:,} chunks, {chunks_a_document} a document")
+        assert many < 1.1 * few
+
+
+def test_a_chroma_servers_writer_stays_as_small(tmp_path: Path, attack: Attack) -> None:
+    """SIGHTLINE_MANY_CHUNKS makes it shorter or longer; 200,000 take some minutes, most of which are the server's."""
+    server = ChromaServer(tmp_path / "server")
+    try:
+        few = filling.peak_mb(server.url(), FEW // 2, 10)
+        with attack(f"{MANY // 2:,} chunks, Chroma server"):
+            many = filling.peak_mb(server.url(), MANY // 2, 10)
+            print(f"{few:.1f} MB at {FEW // 2:,}, {many:.1f} MB at {MANY // 2:,} chunks")
+            assert many < 1.1 * few
+    finally:
+        server.kill()

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import sightline
 from benchmarks.growth import NullStore
+
+import sightline
 from sightline import api
 from sightline.testing import HashEmbedder
 from sightline.types import Document

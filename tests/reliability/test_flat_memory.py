@@ -6,11 +6,11 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-
 import filling
-from attacks import Attack
+import pytest
 from benchmarks.growth import NullStore
+
+from attacks import Attack
 from servers import ChromaServer
 
 FEW = 20_000

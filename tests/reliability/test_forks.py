@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import readers
+
 import sightline
 from attacks import Attack
 from qdrant_stand_in import RunningServer

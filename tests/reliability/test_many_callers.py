@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import readers
+
 import sightline
 from attacks import Attack
 from sightline import EmbeddingEngine

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import runs
+
 import sightline
 from attacks import Attack
 from qdrant_stand_in import RunningServer

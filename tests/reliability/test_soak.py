@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from soaking import Sample
 
 from attacks import Attack
 from servers import ChromaServer
-from soaking import Sample
 
 MINUTES_VARIABLE = "SIGHTLINE_SOAK_MINUTES"
 MINUTES = float(os.environ.get(MINUTES_VARIABLE, "30"))

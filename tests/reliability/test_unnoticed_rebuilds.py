@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 import readers
+
 import sightline
 from attacks import Attack
 from qdrant_stand_in import RunningServer

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.growth import NullStore
 
 import sightline
-from sightline import api
+from sightline import opening
 from sightline.testing import HashEmbedder
 from sightline.types import Document
 
@@ -45,7 +45,7 @@ def main(url: str, chunks: int, chunks_a_document: int) -> None:
     if url == NullStore.url:
         store = NullStore()
         store.exists = lambda: False  # type: ignore[attr-defined]
-        api.open_store = lambda url: store  # type: ignore[assignment, return-value]
+        opening.open_store = lambda url: store  # type: ignore[assignment, return-value]
     embedder = HashEmbedder(native_dimensions=_DIMENSIONS)
     summary = sightline.index(documents=documents(chunks, chunks_a_document), into=url, model=embedder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -64,7 +64,8 @@ def reading(url: str, ways: Sequence[str], work: Path) -> Iterator[list[Seen]]:
     processes = [subprocess.Popen([*command, way], stdout=subprocess.PIPE, text=True) for way in ways]
     try:
         for one in processes:
-            assert one.stdout is not None and one.stdout.readline() == "ready\n"
+            assert one.stdout is not None
+            assert one.stdout.readline() == "ready\n"
         yield found
     finally:
         stop.touch()

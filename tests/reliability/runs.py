@@ -1,4 +1,4 @@
-"""Runs in processes of their own, also on what seems another machine: `python runs.py URL MACHINE ROOT VERSION [OPTION=1 ...]`."""
+"""Runs in processes of their own, also on what seems another machine: `python runs.py URL MACHINE ROOT VERSION [OPTION ...]`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def embedder() -> HashEmbedder:
 def documents(root: str, version: int) -> list[Document]:
     """What a run has of a root, four chunks a document."""
     body = "\n\n".join(f"# Part {part}\n\nversion{version} lamp {part}" for part in range(3))
-    return [Document(f"d{number}", f"{root} house{number} version{version}\n\n{body}", format="markdown") for number in range(DOCUMENTS)]
+    texts = [f"{root} house{number} version{version}\n\n{body}" for number in range(DOCUMENTS)]
+    return [Document(f"d{number}", text, format="markdown") for number, text in enumerate(texts)]
 
 
 def run(url: str, root: str, version: int, **options: Any) -> str:
@@ -80,7 +81,7 @@ def main(url: str, machine: str, *job: str) -> None:
         leases._machine = lambda: f"boot of {machine}"
     if job:
         root, version, *options = job
-        print(run(url, root, int(version), **{option.partition("=")[0]: True for option in options}))
+        print(run(url, root, int(version), **dict.fromkeys(options, True)))
         return
     from sightline.stores import open_store
 

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reas
 
 @pytest.mark.parametrize("chunks_a_document", [10, 1])
 def test_ten_times_the_chunks_take_no_more_memory(attack: Attack, chunks_a_document: int) -> None:
-    """Over a store that keeps nothing, so that what grows would be the run's own: within 10 %, also when every chunk is a file."""
+    """Within 10 %, over a store that keeps nothing, so that what grows is the run's own; also where each chunk is a document."""
     few = filling.peak_mb(NullStore.url, FEW, chunks_a_document)
     with attack(f"{MANY:,} chunks, no store"):
         many = filling.peak_mb(NullStore.url, MANY, chunks_a_document)

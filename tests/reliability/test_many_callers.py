@@ -23,7 +23,10 @@ THREADS = 64
 
 def calls_of(thread: int) -> list[list[str]]:
     """What a thread asks for: lone queries and small batches of every length."""
-    return [[prose(1 + (7 * thread + 13 * call + row) % 90, seed=thread * 100 + row) for row in range(1 + call * 2)] for call in range(3)]
+    def text(call: int, row: int) -> str:
+        return prose(1 + (7 * thread + 13 * call + row) % 90, seed=thread * 100 + row)
+
+    return [[text(call, row) for row in range(1 + 2 * call)] for call in range(3)]
 
 
 def embed_from_all(engine: EmbeddingEngine) -> list[list[Any]]:
@@ -84,7 +87,10 @@ def test_sixty_four_threads_on_one_collection(kind: str, tmp_path: Path, attack:
     """Each finds the whole of it, from one open collection."""
     url = {"edge": f"edge:{tmp_path / 'kb'}", "chroma": f"chroma:{tmp_path / 'kb'}/handbook"}[kind]
     sightline.index(documents=readers.documents(1), into=url, model=readers.embedder())
-    with sightline.open_collection(url, model=readers.embedder()) as collection, attack(f"64 threads on one collection, {kind}"):
-        with ThreadPoolExecutor(THREADS) as pool:
-            answers = list(pool.map(lambda _: readers.ask(collection), range(2 * THREADS)))
-    assert answers == [(readers.DOCUMENTS, {1})] * (2 * THREADS)
+    with (
+        sightline.open_collection(url, model=readers.embedder()) as collection,
+        attack(f"64 threads on one collection, {kind}"),
+        ThreadPoolExecutor(THREADS) as pool,
+    ):
+        answers = list(pool.map(lambda _: readers.ask(collection), range(2 * THREADS)))
+        assert answers == [(readers.DOCUMENTS, {1})] * (2 * THREADS)

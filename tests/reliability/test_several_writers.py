@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -74,6 +75,11 @@ def undisturbed(url: str, *roots: tuple[str, int]) -> dict[str, Any]:
     return runs.contents(url)
 
 
+def is_named(answer: str) -> bool:
+    """Whether a refusal says who was there first; one that is gone by then has no name."""
+    return re.search(r"process|was made by another run just now", answer) is not None
+
+
 @pytest.mark.parametrize("kind", ["edge", "qdrant+grpc", *map(slow, ["memory", "chroma", "qdrant", "chroma+http"])])
 def test_threads_that_begin_at_once_are_done_or_refused(places: Callable[..., str], attack: Attack, kind: str) -> None:
     """Also when each of them finds no collection yet; who was refused is done when asked again."""
@@ -89,7 +95,7 @@ def test_threads_that_begin_at_once_are_done_or_refused(places: Callable[..., st
             answers = dict(zip(roots, pool.map(work, roots), strict=True))
         assert "done" in answers.values()
         for root, answer in answers.items():
-            assert answer == "done" or "another store object of this process" in answer or "another run just now" in answer, answer
+            assert answer == "done" or is_named(answer), answer
             if answer != "done":
                 assert runs.run(url, root, 1) == "done"
         assert runs.contents(url) == undisturbed(places(kind, "alone"), *((root, 1) for root in roots))
@@ -106,10 +112,11 @@ def test_processes_that_begin_at_once_are_done_or_refused(places: Callable[..., 
             answers = [runs.said(one) for one in [runs.elsewhere(url, runs.HERE, root, number, *options) for root in roots]]
             assert "done" in answers
             for root, answer in zip(roots, answers, strict=True):
-                assert answer == "done" or "is held by process" in answer or "(process" in answer or "just now" in answer, answer
+                assert answer == "done" or is_named(answer), answer
                 if answer != "done":
                     assert runs.run(url, root, number, **dict.fromkeys(options, True)) == "done"
-            assert runs.contents(url) == undisturbed(places(kind, f"alone{number}"), *((root, number) for root in dict.fromkeys(roots)))
+            alone = undisturbed(places(kind, f"alone{number}"), *((root, number) for root in dict.fromkeys(roots)))
+            assert runs.contents(url) == alone
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -122,7 +129,7 @@ def test_a_writer_on_another_machine_keeps_its_collection(places: Callable[..., 
         try:
             for options in ({}, {"rebuild": True}, {"prune": True}):
                 refused = runs.run(url, "harbour", 2, **options)
-                assert "on lighthouse" in refused and "--take-over" in refused
+                assert re.search("on lighthouse.*--take-over", refused)
             with sightline.open_collection(url, model=runs.embedder()) as collection:
                 with pytest.raises(StoreLocked, match="on lighthouse"):
                     collection.add(["a row"])
@@ -151,7 +158,8 @@ class Slow(HashEmbedder):
 
 def long_document(version: int) -> list[Document]:
     """One that is written in many windows, none but the last of which holds its head."""
-    return [Document("long", "\n\n".join(f"# Part {part}\n\nversion{version} lamp{part}" for part in range(300)), format="markdown")]
+    text = "\n\n".join(f"# Part {part}\n\nversion{version} lamp{part}" for part in range(300))
+    return [Document("long", text, format="markdown")]
 
 
 @pytest.mark.parametrize("kind", SERVERS)

@@ -342,7 +342,7 @@ class _Loop:
             self._deliver_all_but(0 if items is None else self._depth)
 
     def _launch(self, items: list[Item]) -> None:
-        """Start a batch. Out of device memory: in halves, with half the budget for good; a whole that fails is tried once more."""
+        """Start a batch. Out of device memory: in halves, with half the budget for good; a whole one is tried again."""
         pieces, tried_again = [items], None
         while pieces:
             piece = pieces.pop()

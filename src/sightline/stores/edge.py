@@ -108,7 +108,7 @@ class EdgeStore:
         self._opened: _Opened | None = None
         self._has_written = False
         self._closed = False
-        _stores.add(self)
+        _stores[id(self)] = self
 
     def exists(self) -> bool:
         """Whether the directory holds a collection."""
@@ -548,7 +548,7 @@ class EdgeStore:
             raise StoreError(f"Qdrant Edge failed on {self.url}: {error}") from error
 
 
-_stores: weakref.WeakSet[EdgeStore] = weakref.WeakSet()
+_stores: weakref.WeakValueDictionary[int, EdgeStore] = weakref.WeakValueDictionary()
 
 
 class _Fork:
@@ -562,7 +562,8 @@ class _Fork:
         """Wait for the operations of other threads, and put away what they used."""
         self._only.acquire()
         # In the order in which operations take them: a store, the one that it rebuilds beside it, their directory.
-        stores = sorted(_stores, key=lambda store: store._parent is not None)
+        found = [store for reference in _stores.valuerefs() if (store := reference()) is not None]
+        stores = sorted(found, key=lambda store: store._parent is not None)
         for store in stores:
             self._held.enter_context(store._guard)
             store._give_way()

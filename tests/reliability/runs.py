@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import sightline
 from sightline.errors import StoreLocked
 from sightline.stores import leases
@@ -62,14 +64,22 @@ def held_elsewhere(url: str, machine: str) -> subprocess.Popen[str]:
     return process  # type: ignore[no-any-return]
 
 
-def contents(url: str) -> dict[str, tuple[Any, list[float]]]:
-    """All points of a collection with their vectors, and that it is marked as finished."""
+def assert_same(url: str, other: str) -> None:
+    """Two collections hold the same points, with vectors that differ by a rounding at most, and both are finished."""
+    points, vectors = _contents(url)
+    expected, wanted = _contents(other)
+    assert points == expected
+    assert all(np.abs(vector - wanted[one]).max() < 1e-6 for one, vector in vectors.items())
+
+
+def _contents(url: str) -> tuple[dict[str, Any], dict[str, Any]]:
     from sightline.stores import open_store
 
     store = open_store(url)
     try:
         assert store.read_mark().get("unfinished") == []
-        return {one.point.id: (one.point, one.vector.tolist()) for one in store.records()}
+        records = list(store.records())
+        return {one.point.id: one.point for one in records}, {one.point.id: one.vector for one in records}
     finally:
         store.close()
 

@@ -68,11 +68,11 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, str
     return url
 
 
-def undisturbed(url: str, *roots: tuple[str, int]) -> dict[str, Any]:
-    """What runs over these roots, one after the other, make of a new collection."""
+def undisturbed(url: str, *roots: tuple[str, int]) -> str:
+    """The URL of a new collection that runs over these roots made, one after the other."""
     for root, version in roots:
         assert runs.run(url, root, version) == "done"
-    return runs.contents(url)
+    return url
 
 
 def is_named(answer: str) -> bool:
@@ -98,7 +98,7 @@ def test_threads_that_begin_at_once_are_done_or_refused(places: Callable[..., st
             assert answer == "done" or is_named(answer), answer
             if answer != "done":
                 assert runs.run(url, root, 1) == "done"
-        assert runs.contents(url) == undisturbed(places(kind, "alone"), *((root, 1) for root in roots))
+        runs.assert_same(url, undisturbed(places(kind, "alone"), *((root, 1) for root in roots)))
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_processes_that_begin_at_once_are_done_or_refused(places: Callable[..., 
                 if answer != "done":
                     assert runs.run(url, root, number, **dict.fromkeys(options, True)) == "done"
             alone = undisturbed(places(kind, f"alone{number}"), *((root, number) for root in dict.fromkeys(roots)))
-            assert runs.contents(url) == alone
+            runs.assert_same(url, alone)
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -138,7 +138,7 @@ def test_a_writer_on_another_machine_keeps_its_collection(places: Callable[..., 
         finally:
             other.communicate("", timeout=PATIENCE)
         assert runs.run(url, "harbour", 2) == "done"
-        assert runs.contents(url) == undisturbed(places(kind, "alone"), ("harbour", 2))
+        runs.assert_same(url, undisturbed(places(kind, "alone"), ("harbour", 2)))
 
 
 class Slow(HashEmbedder):
@@ -179,7 +179,7 @@ def test_who_was_taken_over_while_it_lives_writes_no_more(places: Callable[..., 
             running.result(PATIENCE)
         alone = places(kind, "alone")
         index(alone, 2, runs.embedder())
-        assert runs.contents(url) == runs.contents(alone)
+        runs.assert_same(url, alone)
 
 
 @pytest.mark.parametrize("kind", ["edge", *map(slow, ["chroma", "qdrant+grpc", "chroma+http"])])
@@ -230,10 +230,12 @@ def test_rows_beside_runs(places: Callable[..., str], attack: Attack, kind: str)
     with attack(f"rows beside runs, {kind}"), ThreadPoolExecutor(1) as pool:
         adding = pool.submit(work)
         done, version = 0, 1
-        while done < 3 or counts["kept"] < 3:
-            version += 1
-            done += runs.run(url, "harbour", version) == "done"
-        over.set()
+        try:
+            while (done < 3 or counts["kept"] < 3) and not adding.done():
+                version += 1
+                done += runs.run(url, "harbour", version) == "done"
+        finally:
+            over.set()
         adding.result(PATIENCE)
         assert runs.run(url, "harbour", 1) == "done"
         with sightline.open_collection(url, model=runs.embedder()) as collection:

@@ -100,6 +100,8 @@ _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
 
 # Directory -> its last write, as of when this process opened the database there.
 _OPENED: dict[Path, int] = {}
+# Held while a lock file is taken or freed and that is noted: to another thread the one without the other is another process.
+_noting = threading.Lock()
 # Directories whose database the parent had open when it forked this process: SQLite believes that it has locks on them here.
 _LEFT_OPEN: set[str] = set()
 
@@ -681,8 +683,11 @@ class _Directory(Database):
         if (self._directory / "sightline.json").exists():
             raise UsageError(f"The directory of {self.url} holds a Qdrant Edge collection; give another directory.")
         make_directory(self._directory, self.url)
-        is_stale = self._is_open() and _OPENED.get(self._directory) != self._last_write()
-        self._lock.acquire(self.url)
+        with _noting:
+            is_stale = self._is_open() and _OPENED.get(self._directory) != self._last_write()
+            self._lock.acquire(self.url)
+            if not is_stale:
+                _OPENED[self._directory] = self._last_write()
         # What was opened before the lock may not know what another process wrote since, and writing from there would remove
         # that from the index for good (1,500 of 1,500 vectors, in a trial).
         self._disconnect()
@@ -693,7 +698,8 @@ class _Directory(Database):
                 " process keeps it open as it was. Close that client or store, then try again."
             )
         self._connect()
-        _OPENED[self._directory] = self._last_write()
+        with _noting:
+            _OPENED[self._directory] = self._last_write()
 
     def release(self) -> None:
         """Free the lock."""
@@ -718,16 +724,18 @@ class _Directory(Database):
         return [slice(start, start + size) for start in range(0, len(sizes), size)]
 
     def _connect(self) -> None:
-        if not self._is_open() or self._directory not in _OPENED:
-            _OPENED[self._directory] = self._last_write()
+        with _noting:
+            if not self._is_open() or self._directory not in _OPENED:
+                _OPENED[self._directory] = self._last_write()
         with self._named():
             self._client = _persistent_client(self.url, self._directory)
 
     def _unlock(self) -> None:
-        is_current = _OPENED.get(self._directory) == self._last_write()
-        self._lock.release()
-        if is_current:
-            _OPENED[self._directory] = self._last_write()
+        with _noting:
+            is_current = _OPENED.get(self._directory) == self._last_write()
+            self._lock.release()
+            if is_current:
+                _OPENED[self._directory] = self._last_write()
 
     def _is_open(self) -> bool:
         """Whether this process has the database open: Chroma shares it among all clients here, ours or not."""
@@ -777,6 +785,8 @@ def _persistent_client(url: str, directory: Path) -> Any:
 
 def _forget() -> None:
     """In a forked child: what is open here has no threads behind it, and would wait for them when it is freed."""
+    global _noting
+    _noting = threading.Lock()
     for identifier, system in SharedSystemClient._identifier_to_system.items():
         never_free(system)
         _LEFT_OPEN.add(identifier)

@@ -19,14 +19,22 @@ MANY = int(os.environ.get("SIGHTLINE_MANY_CHUNKS", "200000"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="there is no getrusage on Windows")]
 
 
-@pytest.mark.parametrize("chunks_a_document", [10, 1])
-def test_ten_times_the_chunks_take_no_more_memory(attack: Attack, chunks_a_document: int) -> None:
-    """Within 10 %, over a store that keeps nothing, so that what grows is the run's own; also where each chunk is a document."""
-    few = filling.peak_mb(NullStore.url, FEW, chunks_a_document)
+def test_ten_times_the_chunks_take_no_more_memory(attack: Attack) -> None:
+    """Within 10 %, over a store that keeps nothing, so that what grows is the run's own."""
+    few = filling.peak_mb(NullStore.url, FEW, 10)
     with attack(f"{MANY:,} chunks, no store"):
-        many = filling.peak_mb(NullStore.url, MANY, chunks_a_document)
-        print(f"{few:.1f} MB at {FEW:,}, {many:.1f} MB at {MANY:,} chunks, {chunks_a_document} a document")
+        many = filling.peak_mb(NullStore.url, MANY, 10)
+        print(f"{few:.1f} MB at {FEW:,}, {many:.1f} MB at {MANY:,} chunks")
         assert many < 1.1 * few
+
+
+def test_a_run_remembers_a_documents_name_and_no_more(attack: Attack) -> None:
+    """Where every chunk is a document: two of one name would be an error, so all names are kept."""
+    few = filling.peak_mb(NullStore.url, FEW, 1)
+    with attack(f"{MANY:,} documents, no store"):
+        many = filling.peak_mb(NullStore.url, MANY, 1)
+        print(f"{few:.1f} MB at {FEW:,}, {many:.1f} MB at {MANY:,} documents")
+        assert (many - few) * 2**20 / (MANY - FEW) < 200
 
 
 def test_a_chroma_servers_writer_stays_as_small(tmp_path: Path, attack: Attack) -> None:

@@ -100,8 +100,9 @@ _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
 
 # Directory -> its last write, as of when this process opened the database there.
 _OPENED: dict[Path, int] = {}
-# Held while a lock file is taken or freed and that is noted: to another thread the one without the other is another process.
-_noting = threading.Lock()
+# Held while a client is opened or closed, in which threads of Chroma meet each other half done, and while a lock file is taken or
+# freed and that is noted: to another thread the one without the other looks like another process.
+_switching = threading.Lock()
 # Directories whose database the parent had open when it forked this process: SQLite believes that it has locks on them here.
 _LEFT_OPEN: set[str] = set()
 
@@ -683,7 +684,7 @@ class _Directory(Database):
         if (self._directory / "sightline.json").exists():
             raise UsageError(f"The directory of {self.url} holds a Qdrant Edge collection; give another directory.")
         make_directory(self._directory, self.url)
-        with _noting:
+        with _switching:
             is_stale = self._is_open() and _OPENED.get(self._directory) != self._last_write()
             self._lock.acquire(self.url)
             if not is_stale:
@@ -698,7 +699,7 @@ class _Directory(Database):
                 " process keeps it open as it was. Close that client or store, then try again."
             )
         self._connect()
-        with _noting:
+        with _switching:
             _OPENED[self._directory] = self._last_write()
 
     def release(self) -> None:
@@ -724,14 +725,14 @@ class _Directory(Database):
         return [slice(start, start + size) for start in range(0, len(sizes), size)]
 
     def _connect(self) -> None:
-        with _noting:
+        with _switching:
             if not self._is_open() or self._directory not in _OPENED:
                 _OPENED[self._directory] = self._last_write()
-        with self._named():
-            self._client = _persistent_client(self.url, self._directory)
+            with self._named():
+                self._client = _persistent_client(self.url, self._directory)
 
     def _unlock(self) -> None:
-        with _noting:
+        with _switching:
             is_current = _OPENED.get(self._directory) == self._last_write()
             self._lock.release()
             if is_current:
@@ -751,7 +752,7 @@ class _Directory(Database):
     def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with self._named():
+            with _switching, self._named():
                 client.close()
 
     def _failed(self, error: BaseException) -> StoreError:
@@ -785,8 +786,8 @@ def _persistent_client(url: str, directory: Path) -> Any:
 
 def _forget() -> None:
     """In a forked child: what is open here has no threads behind it, and would wait for them when it is freed."""
-    global _noting
-    _noting = threading.Lock()
+    global _switching
+    _switching = threading.Lock()
     for identifier, system in SharedSystemClient._identifier_to_system.items():
         never_free(system)
         _LEFT_OPEN.add(identifier)

@@ -125,6 +125,7 @@ def test_a_forked_child_uses_what_is_open_or_says_why_not(place: Place, attack: 
         assert collection.count() == readers.DOCUMENTS + 1
 
 
+@pytest.mark.slow
 def test_a_forked_child_opens_a_collection_of_its_own(place: Place, attack: Attack) -> None:
     """Except in a directory that the parent has open, where the database lets in one at a time."""
 
@@ -210,6 +211,7 @@ def engine(make_model: Callable[..., Path]) -> Iterator[EmbeddingEngine]:
         yield made
 
 
+@pytest.mark.slow
 def test_a_forked_childs_copy_of_an_engine_says_so(engine: EmbeddingEngine, attack: Attack) -> None:
     """And closing it, or counting tokens, which needs no thread, works."""
     for work, expected in (
@@ -270,6 +272,7 @@ def test_multiprocessing_works_beside_a_loaded_engine(
             assert np.abs(rows - expected).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_what_is_open_can_not_be_sent_to_another_process(engine: EmbeddingEngine, tmp_path: Path, attack: Attack) -> None:
     """The error says what to do instead."""
     url = f"edge:{tmp_path / 'kb'}"

@@ -82,7 +82,8 @@ def test_sixty_four_threads_on_minilm(minilm: EmbeddingEngine, attack: Attack) -
                 assert np.abs(rows - wanted).max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["edge", pytest.param("chroma", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["edge", "chroma"])
 def test_sixty_four_threads_on_one_collection(kind: str, tmp_path: Path, attack: Attack) -> None:
     """Each finds the whole of it, from one open collection."""
     url = {"edge": f"edge:{tmp_path / 'kb'}", "chroma": f"chroma:{tmp_path / 'kb'}/handbook"}[kind]

@@ -29,9 +29,6 @@ def slow(kind: str) -> Any:
     return pytest.param(kind, marks=pytest.mark.slow)
 
 
-SERVERS = ["qdrant+grpc", slow("chroma+http")]
-
-
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """`servers(kind)` is the URL of a collection that nobody used yet, on a server of that kind."""
@@ -80,7 +77,7 @@ def is_named(answer: str) -> bool:
     return re.search(r"process|was made by another run just now", answer) is not None
 
 
-@pytest.mark.parametrize("kind", ["edge", "qdrant+grpc", *map(slow, ["memory", "chroma", "qdrant", "chroma+http"])])
+@pytest.mark.parametrize("kind", ["edge", *map(slow, ["memory", "chroma", "qdrant", "qdrant+grpc", "chroma+http"])])
 def test_threads_that_begin_at_once_are_done_or_refused(places: Callable[..., str], attack: Attack, kind: str) -> None:
     """Also when each of them finds no collection yet; who was refused is done when asked again."""
     url, roots = places(kind, "kb"), ["harbour", "island", "reef"]
@@ -119,7 +116,8 @@ def test_processes_that_begin_at_once_are_done_or_refused(places: Callable[..., 
             runs.assert_same(url, alone)
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qdrant+grpc", "chroma+http"])
 def test_a_writer_on_another_machine_keeps_its_collection(places: Callable[..., str], attack: Attack, kind: str) -> None:
     """The refusal names the machine and the way out; whoever says so takes over, and the other one is told."""
     url = places(kind, "kb")
@@ -162,7 +160,7 @@ def long_document(version: int) -> list[Document]:
     return [Document("long", text, format="markdown")]
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", ["qdrant+grpc", slow("chroma+http")])
 def test_who_was_taken_over_while_it_lives_writes_no_more(places: Callable[..., str], attack: Attack, kind: str) -> None:
     """Not even chunks of a document that it hasn't committed: they would be found, and nobody would miss their head."""
     url, first = places(kind, "kb"), Slow()
@@ -182,7 +180,8 @@ def test_who_was_taken_over_while_it_lives_writes_no_more(places: Callable[..., 
         runs.assert_same(url, alone)
 
 
-@pytest.mark.parametrize("kind", ["edge", *map(slow, ["chroma", "qdrant+grpc", "chroma+http"])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["edge", "chroma", "qdrant+grpc", "chroma+http"])
 def test_two_rebuilds_at_once(places: Callable[..., str], attack: Attack, kind: str) -> None:
     """The second is refused while the first fills its collection, which is then put in place whole."""
     url, first = places(kind, "kb"), Slow()

@@ -74,6 +74,7 @@ def test_a_single_text_that_does_not_fit_is_an_error_that_names_the_device(
         assert np.isfinite(engine.embed_documents(SHORT[:2])).all()
 
 
+@pytest.mark.slow
 def test_a_deterministic_pass_is_tried_again_once(
     make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, attack: Attack
 ) -> None:
@@ -110,4 +111,4 @@ def test_a_very_long_text_leaves_the_short_ones_their_budget(
     assert np.abs(np.delete(rows, 30, axis=0) - short).max() < 1e-5
     assert sorted(set(sizes))[-1] == tokens
     assert max(size for size in sizes if size != tokens) <= 2048
-    assert grown < 1.02 * peak
+    assert grown < 1.1 * peak

@@ -13,8 +13,8 @@ from benchmarks.growth import NullStore
 from attacks import Attack
 from servers import ChromaServer
 
-FEW = 20_000
-MANY = int(os.environ.get("SIGHTLINE_MANY_CHUNKS", "200000"))
+FEW, MANY = 20_000, 200_000
+FEW_SERVED, MANY_SERVED = 10_000, int(os.environ.get("SIGHTLINE_SERVED_CHUNKS", "50000"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="there is no getrusage on Windows")]
 
@@ -38,13 +38,13 @@ def test_a_run_remembers_a_documents_name_and_no_more(attack: Attack) -> None:
 
 
 def test_a_chroma_servers_writer_stays_as_small(tmp_path: Path, attack: Attack) -> None:
-    """SIGHTLINE_MANY_CHUNKS makes it shorter or longer; 200,000 take some minutes, most of which are the server's."""
+    """SIGHTLINE_SERVED_CHUNKS says how many it writes: 200,000 take some minutes, most of which are the server's."""
     server = ChromaServer(tmp_path / "server")
     try:
-        few = filling.peak_mb(server.url(), FEW // 2, 10)
-        with attack(f"{MANY // 2:,} chunks, Chroma server"):
-            many = filling.peak_mb(server.url(), MANY // 2, 10)
-            print(f"{few:.1f} MB at {FEW // 2:,}, {many:.1f} MB at {MANY // 2:,} chunks")
+        few = filling.peak_mb(server.url(), FEW_SERVED, 10)
+        with attack(f"{MANY_SERVED:,} chunks, Chroma server"):
+            many = filling.peak_mb(server.url(), MANY_SERVED, 10)
+            print(f"{few:.1f} MB at {FEW_SERVED:,}, {many:.1f} MB at {MANY_SERVED:,} chunks")
             assert many < 1.1 * few
     finally:
         server.kill()

@@ -23,7 +23,7 @@ from sightline.contract import (
     verify,
 )
 from sightline.embedding.dimensions import UNTRAINED_CUT
-from sightline.errors import ContractMismatch, DeletionRefused, UnfinishedCopy
+from sightline.errors import ContractMismatch, DeletionRefused, StoreError, StoreLocked, UnfinishedCopy
 from sightline.indexing.chunking import ChunkSettings, default_settings
 from sightline.indexing.reconcile import is_within
 from sightline.layouts import check_lengths, check_settings, read_lengths, read_quantization, read_storage
@@ -134,7 +134,13 @@ def agreed_on(
 def created(store: Store, embedder: Embedder, settings: ChunkSettings, kept: Kept) -> Contract:
     """Make the collection, and give its contract."""
     contract = kept.contract(embedder, settings)
-    store.create(kept.layout(contract.vectors), contract.to_json())
+    try:
+        store.create(kept.layout(contract.vectors), contract.to_json())
+    except StoreError as error:
+        if isinstance(error, StoreLocked) or not store.exists():
+            raise
+        store.acquire()  # which names the run that made it since this one looked, if that is still at it
+        raise StoreLocked(f"{store.url} was made by another run just now. Start this one again.") from error
     return contract
 
 

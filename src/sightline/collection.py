@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 
@@ -166,11 +166,14 @@ class Collection:
 
         Raises:
             DimensionError: The collection has no vectors of that length.
+            ContractMismatch: It was rebuilt with other vectors since it was opened.
         """
         reading, short = self._read_by(dimensions, shortlist)
-        return search(
+        hits = search(
             self._store, self._embedder, reading, text, k=k, instruction=instruction, filter=filter, shortlist=short
         )  # fmt: skip
+        self._check_same()
+        return hits
 
     async def asearch(
         self,
@@ -184,9 +187,11 @@ class Collection:
     ) -> list[Hit]:
         """As `search`; the event loop stays free, and questions that are asked at once share a batch."""
         reading, short = await asyncio.to_thread(self._read_by, dimensions, shortlist)
-        return await asearch(
+        hits = await asearch(
             self._store, self._embedder, reading, text, k=k, instruction=instruction, filter=filter, shortlist=short
         )  # fmt: skip
+        await asyncio.to_thread(self._check_same)
+        return hits
 
     def embed_query(self, text: str, *, instruction: InstructionLike = None) -> FloatArray:
         """The vector that a question is searched by: float32 `(dimensions,)`."""
@@ -209,7 +214,9 @@ class Collection:
         known = self._reading.dimensions
         length = len(row) if row.ndim == 1 and len(row) != known and shortlist is None else None
         _, short = self._read_by(length, shortlist)
-        return nearest(self._store, row, k=k, filter=filter, shortlist=short)
+        hits = nearest(self._store, row, k=k, filter=filter, shortlist=short)
+        self._check_same()
+        return hits
 
     def add(
         self,
@@ -280,6 +287,17 @@ class Collection:
         check_reading(self._lengths, dimensions, short, self.url, can_add=self._store.capabilities.several_dimensions)
         return replace(self._reading, dimensions=dimensions or self._reading.dimensions), short
 
+    def _check_same(self) -> Contract | None:
+        """The contract as it is now; after a search, so that what was found is known to be of the collection that was opened.
+
+        Raises:
+            ContractMismatch: Its vectors are others by now, so a question that was embedded for the old ones finds nonsense.
+        """
+        now = None if self._contract is None else known_contract(self._store)
+        if now and self._contract and replace(now.vectors, shorter=()) != replace(self._contract.vectors, shorter=()):
+            raise ContractMismatch(f"{self.url} was rebuilt with other vectors since it was opened. Open it again.")
+        return now
+
     @contextmanager
     def _as_writer(self) -> Iterator[Contract]:
         """The right to write for one change; the collection must still be the one that was opened."""
@@ -288,14 +306,15 @@ class Collection:
                 raise not_ours(self.url)
             self._store.acquire()
             try:
-                now = known_contract(self._store)
+                now = self._check_same()
                 if now is None:
                     raise collection_not_found(self.url)
-                if replace(now.vectors, shorter=()) != replace(self._contract.vectors, shorter=()):
-                    raise ContractMismatch(f"{self.url} was rebuilt with other vectors since it was opened. Open it again.")
                 yield now
             finally:
                 self._store.release()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"An open collection can't be sent to another process. Open it there: open_collection({self.url!r})")
 
     def __enter__(self) -> Self:
         return self

@@ -46,6 +46,12 @@ class BatchPolicy:
                 shortest = longest + 1
         return shortest if rows <= _LARGE else rows - _LARGE + 1
 
+    def size(self, lengths: Sequence[int]) -> int:
+        """Tokens of a pass of these texts, with what they are padded or filled up to."""
+        if self.packs:
+            return sum(lengths) + self.filler(lengths)
+        return max(lengths) * len(lengths)
+
     def filler(self, lengths: Sequence[int]) -> int:
         """Tokens to add behind the texts of a batch so that a deterministic pack has its fixed number of rows."""
         return self.size_class(lengths[0]) - sum(lengths) if self.deterministic and self.packs else 0

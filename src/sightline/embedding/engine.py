@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -183,7 +183,7 @@ class EmbeddingEngine(BaseEmbedder):
         self._worker: DeviceWorkers | None = None
         self._feeder: ThreadPoolExecutor | None = None
         self._process = os.getpid()
-        weakref.finalize(self, _close_queue, self._queue)
+        weakref.finalize(self, _close_queue, self._queue, self._process)
 
     @property
     def dimensions(self) -> int:
@@ -384,7 +384,9 @@ class EmbeddingEngine(BaseEmbedder):
         return submission.future
 
     def close(self) -> None:
-        """Stop, fail what waits, and give the memory back. Closing twice is fine."""
+        """Stop, fail what waits, and give the memory back. Closing twice is fine; in a forked child there is nothing to stop."""
+        if self._process != os.getpid():
+            return
         self._queue.close(EmbedderClosed())
         with self._lock:
             worker, self._worker = self._worker, None
@@ -393,6 +395,9 @@ class EmbeddingEngine(BaseEmbedder):
             feeder.shutdown(wait=True, cancel_futures=True)
         if worker is not None:
             worker.stop()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("An engine can't be sent to another process: its model and threads are this one's. Make one there.")
 
     @cached_property
     def _fingerprint(self) -> str | None:
@@ -617,5 +622,7 @@ def _size(text: str | TokenizedText) -> int:
     return len(text) if isinstance(text, str) else 0
 
 
-def _close_queue(queue: SubmissionQueue) -> None:
+def _close_queue(queue: SubmissionQueue, process: int) -> None:
+    if process != os.getpid():  # a forked child, where a thread that isn't there may hold the queue's lock
+        return
     queue.close(EmbedderClosed("The engine was dropped; keep a reference to it while you wait for its results."))

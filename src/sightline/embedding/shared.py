@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, NoReturn, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -191,6 +191,9 @@ class SharedEmbedder(BaseEmbedder):
         kept = [engine]
         future.add_done_callback(lambda _: kept.clear())
         return future
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("An embedder can't be sent to another process: its model and threads are this one's. Make one there.")
 
     def close(self) -> None:
         """Let the model go; the last one to do so frees it. Closing twice is fine."""

@@ -63,9 +63,10 @@ def _stop_all() -> None:
 
 
 def _forget() -> None:
-    """In a forked child: whoever held the lock isn't there."""
+    """In a forked child: whoever held the lock isn't there, and neither are the threads."""
     global _setting_threads
     _setting_threads = threading.Lock()
+    _running.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
@@ -327,37 +328,64 @@ class _Loop:
         self._streams = streams
         self._policy = loaded.policy
         self._depth = 1 if loaded.device.type == "cuda" else 0
+        self._launched: deque[tuple[list[Item], Callable[[], FloatArray]]] = deque()
 
     def run(self) -> None:
         """Until the queue is closed: launch, and deliver what was launched `depth` batches ago."""
-        launched: deque[tuple[list[Item], Callable[[], FloatArray]]] = deque()
         while True:
-            items = self._queue.next(self._policy, wait=not launched, streams=self._streams)
+            items = self._queue.next(self._policy, wait=not self._launched, streams=self._streams)
             if items:
                 with self._shares.taken(wants_all=self._queue.idle and sum(map(len, items)) >= _WORTH_ALL_THREADS):
-                    launched.extend(self._launch(items))
-            elif not launched:
+                    self._launch(items)
+            elif not self._launched:
                 return
-            while launched and (items is None or len(launched) > self._depth):
-                self._deliver(*launched.popleft())
+            self._deliver_all_but(0 if items is None else self._depth)
 
-    def _launch(self, items: list[Item]) -> list[tuple[list[Item], Callable[[], FloatArray]]]:
-        """Start a batch. Out of device memory: halve the budget for good, and this batch."""
+    def _launch(self, items: list[Item]) -> None:
+        """Start a batch. Out of device memory: in halves, with half the budget for good; a whole one is tried again."""
+        pieces, tried_again = [items], None
+        while pieces:
+            piece = pieces.pop()
+            size, is_whole = self._policy.size(list(map(len, piece))), len(piece) == 1 or self._policy.deterministic
+            if size > self._policy.max_batch_tokens and not is_whole:
+                pieces += [piece[len(piece) // 2 :], piece[: len(piece) // 2]]
+                continue
+            if self._is_started(piece):
+                continue
+            self._deliver_all_but(0)
+            _return_memory()
+            if not is_whole:
+                self._halve_budget(size)
+                pieces.append(piece)
+            elif tried_again is not piece:
+                pieces.append(tried_again := piece)
+            else:
+                self._fail(piece, SightlineError(
+                    f"The device {self._place.name} has no memory for a pass of {size:,} tokens, which can't be smaller. Free the"
+                    " device, choose another one, or lower max_length if texts are that long."
+                ))  # fmt: skip
+
+    def _is_started(self, items: list[Item]) -> bool:
+        """Start a pass; False when the device has no memory for it. What else goes wrong is its callers' to hear."""
         try:
-            return [(items, self._forward(items))]
+            self._launched.append((items, self._forward(items)))
         except torch.OutOfMemoryError:
-            if len(items) == 1 or self._policy.deterministic:
-                message = "is out of memory for one batch. Lower max_length or max_batch_tokens, or free the device."
-                self._fail(items, SightlineError(f"The device {self._place.name} {message}"))
-                return []
+            return False
         except Exception as error:  # noqa: BLE001 - a failed batch fails its callers; the engine lives on for the others
             self._fail(items, error)
-            return []
-        _return_memory()
-        self._policy = replace(self._policy, max_batch_tokens=max(1, self._policy.max_batch_tokens // 2))
-        log.warning("%s is out of memory; going on with max_batch_tokens=%d", self._place.name, self._policy.max_batch_tokens)
-        half = len(items) // 2
-        return self._launch(items[:half]) + self._launch(items[half:])
+        return True
+
+    def _halve_budget(self, size: int) -> None:
+        """Until what a pass of `size` tokens needed isn't allowed any more."""
+        budget = self._policy.max_batch_tokens
+        while budget >= size:
+            budget //= 2
+        self._policy = replace(self._policy, max_batch_tokens=budget)
+        log.warning("%s is out of memory; going on with max_batch_tokens=%d", self._place.name, budget)
+
+    def _deliver_all_but(self, kept: int) -> None:
+        while len(self._launched) > kept:
+            self._deliver(*self._launched.popleft())
 
     def _forward(self, items: list[Item]) -> Callable[[], FloatArray]:
         lengths = [len(item) for item in items]

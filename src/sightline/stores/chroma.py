@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import sqlite3
@@ -59,6 +60,7 @@ from sightline.stores.checks import (
 )
 from sightline.stores.chroma_where import Nothing, both, where
 from sightline.stores.filters import parse_filter
+from sightline.stores.forks import Opener, never_free
 from sightline.stores.locks import LOCK_NAME, DirectoryLock
 from sightline.stores.payload import (
     HEAD_KEY,
@@ -109,6 +111,11 @@ _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
 
 # Directory -> its last write, as of when this process opened the database there.
 _OPENED: dict[Path, int] = {}
+# Held while a client is opened or closed, in which threads of Chroma meet each other half done, and while a lock file is taken or
+# freed and that is noted: to another thread the one without the other looks like another process.
+_switching = threading.Lock()
+# Directories whose database the parent had open when it forked this process: SQLite believes that it has locks on them here.
+_LEFT_OPEN: set[str] = set()
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -243,8 +250,6 @@ class ChromaStore:
         """Write points; an existing one is replaced whole."""
         collection = self._writable()
         plain, array = checked_points(points, vectors, self._layout(collection).dimensions)
-        if any(point.head is not None for point in plain):
-            self._database.check()
         flat = [to_flat(point) for point in plain]
         vector = _BYTES_PER_NUMBER * array.shape[1]
         sizes = [len(point.text.encode()) + len(json.dumps(keys)) + vector for point, keys in zip(plain, flat, strict=True)]
@@ -252,6 +257,7 @@ class ChromaStore:
         def send(rows: slice) -> None:
             ids = [point.id for point in plain[rows]]
             old = self._metadata_of(collection, ids)
+            self._database.check()
             self._request("upsert", partial(
                 collection.upsert,
                 ids=ids,
@@ -266,12 +272,11 @@ class ChromaStore:
         """Replace everything but the vector and the text of existing points."""
         collection = self._writable()
         plain = checked_updates(points)
-        if any(point.head is not None for point in plain):
-            self._database.check()
         flat = [to_flat(point) for point in plain]
 
         def send(rows: slice) -> None:
             old = self._metadata_of(collection, [point.id for point in plain[rows]])
+            self._database.check()
             new = {point.id: keys for point, keys in zip(plain[rows], flat[rows], strict=True) if point.id in old}
             if new:
                 changed = [_replacing(old[one], keys) for one, keys in new.items()]
@@ -338,13 +343,18 @@ class ChromaStore:
 
     def records_of(self, ids: Sequence[str]) -> list[Record]:
         """Points with their vectors by their ids."""
-        collection, found = self._existing(), list[Record]()
+        wanted = list(dict.fromkeys(ids))
 
-        def read(batch: list[str]) -> None:
-            found.extend(_records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE))))
+        def read(collection: Any) -> list[Record]:
+            found: list[Record] = []
 
-        self._database.by_ids(list(dict.fromkeys(ids)), _VECTORS_PER_PAGE, read)
-        return found
+            def read_some(batch: list[str]) -> None:
+                found.extend(_records_of_page(self._request("read", partial(collection.get, ids=batch, include=_WHOLE))))
+
+            self._database.by_ids(wanted, _VECTORS_PER_PAGE, read_some)
+            return found
+
+        return self._read(read)
 
     def search(
         self, vector: FloatArray, *, limit: int, filter: Filter | None = None, shortlist: Shortlist | None = None
@@ -398,12 +408,13 @@ class ChromaStore:
     def close(self) -> None:
         """Let the database go, and the next writer in. Closing twice is fine; closing a staging collection frees nothing."""
         self._closed = True
-        if self._parent is None:
+        if self._parent is None and self._database.opener.is_here:
             self._database.close()
 
     def _check_open(self) -> None:
         if self._closed or self._database.closed:
             raise store_closed(self.url)
+        self._database.opener.check(self.url)
 
     def _find(self) -> Any:
         """The collection that has the name now, or None."""
@@ -416,12 +427,11 @@ class ChromaStore:
     def _renamed(self) -> Any:
         """What a reader reads between the two renames of a promotion: the old collection."""
         old = self._database.find(f"{self._name}{OLD}")
-        if old is None or not _is_ours(old):
-            return None
-        staged = self._database.find(f"{self._name}{_STAGED}")
-        if staged is not None and _COMPLETE_KEY in (staged.metadata or {}):
-            return old
-        return self._database.find(self._name)  # it is through, or somebody removed the collection
+        if old is not None and _is_ours(old):
+            staged = self._database.find(f"{self._name}{_STAGED}")
+            if staged is not None and _COMPLETE_KEY in (staged.metadata or {}):
+                return old
+        return self._database.find(self._name)  # it is through, or there is no collection
 
     def _existing(self) -> Any:
         collection = self._find()
@@ -585,6 +595,7 @@ class Database(ABC):
     def __init__(self, url: str, *, most_bytes: float = math.inf) -> None:
         self.url = url
         self.requests = Requests(url, most_bytes)
+        self.opener = Opener()
         self.guard = threading.RLock()
         self.rows = threading.RLock()  # deletions and readings of several pages exclude each other
         self.is_writer = False
@@ -720,8 +731,11 @@ class _Directory(Database):
         if (self._directory / "sightline.json").exists():
             raise UsageError(f"The directory of {self.url} holds a Qdrant Edge collection; give another directory.")
         make_directory(self._directory, self.url)
-        is_stale = self._is_open() and _OPENED.get(self._directory) != self._last_write()
-        self._lock.acquire(self.url)
+        with _switching:
+            is_stale = self._is_open() and _OPENED.get(self._directory) != self._last_write()
+            self._lock.acquire(self.url)
+            if not is_stale:
+                _OPENED[self._directory] = self._last_write()
         # What was opened before the lock may not know what another process wrote since, and writing from there would remove
         # that from the index for good (1,500 of 1,500 vectors, in a trial).
         self._disconnect()
@@ -732,7 +746,8 @@ class _Directory(Database):
                 " process keeps it open as it was. Close that client or store, then try again."
             )
         self._connect()
-        _OPENED[self._directory] = self._last_write()
+        with _switching:
+            _OPENED[self._directory] = self._last_write()
         self._remove_orphans()
 
     def delete(self, name: str) -> None:
@@ -775,16 +790,18 @@ class _Directory(Database):
         return self.max_batch()
 
     def _connect(self) -> None:
-        if not self._is_open() or self._directory not in _OPENED:
-            _OPENED[self._directory] = self._last_write()
-        with self._named():
-            self._client = _persistent_client(self.url, self._directory)
+        with _switching:
+            if not self._is_open() or self._directory not in _OPENED:
+                _OPENED[self._directory] = self._last_write()
+            with self._named():
+                self._client = _persistent_client(self.url, self._directory)
 
     def _unlock(self) -> None:
-        is_current = _OPENED.get(self._directory) == self._last_write()
-        self._lock.release()
-        if is_current:
-            _OPENED[self._directory] = self._last_write()
+        with _switching:
+            is_current = _OPENED.get(self._directory) == self._last_write()
+            self._lock.release()
+            if is_current:
+                _OPENED[self._directory] = self._last_write()
 
     def _is_open(self) -> bool:
         """Whether this process has the database open: Chroma shares it among all clients here, ours or not."""
@@ -800,7 +817,7 @@ class _Directory(Database):
     def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with self._named():
+            with _switching, self._named():
                 client.close()
 
     def _failed(self, error: BaseException) -> StoreError:
@@ -819,6 +836,11 @@ class _Directory(Database):
 
 
 def _persistent_client(url: str, directory: Path) -> Any:
+    if str(directory) in _LEFT_OPEN:
+        raise StoreError(
+            f"{url} can't be opened here: this process was forked from one that had the database open, and Chroma can't open it"
+            " a second time. Fork before it is opened or after it was closed, or start processes by 'spawn' or 'forkserver'."
+        )
     try:
         # No .env file: what lies in the working directory is not meant for us, and could name any class to be made.
         settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
@@ -847,6 +869,23 @@ def _without_classes(collection: Any) -> Any:
     model.serialized_schema = None
     model.configuration_json = {**model.configuration_json, "embedding_function": None}
     return collection
+
+
+def _forget() -> None:
+    """In a forked child: what is open here has no threads behind it, and would wait for them when it is freed."""
+    global _switching
+    _switching = threading.Lock()
+    for identifier, system in SharedSystemClient._identifier_to_system.items():
+        never_free(system)
+        _LEFT_OPEN.add(identifier)
+    SharedSystemClient._identifier_to_system.clear()
+    SharedSystemClient._identifier_to_refcount.clear()
+    SharedSystemClient._refcount_lock = threading.Lock()
+    _OPENED.clear()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _is_ours(collection: Any) -> bool:

@@ -12,8 +12,9 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -115,6 +116,7 @@ class EdgeStore:
         self._opened: _Opened | None = None
         self._has_written = False
         self._closed = False
+        _stores[id(self)] = self
 
     def exists(self) -> bool:
         """Whether the directory holds a collection."""
@@ -578,6 +580,39 @@ class EdgeStore:
             if is_full(error):
                 raise disk_full(self.url, self._directory.path) from error
             raise StoreError(f"Qdrant Edge failed on {self.url}: {error}") from error
+
+
+_stores: weakref.WeakValueDictionary[int, EdgeStore] = weakref.WeakValueDictionary()
+
+
+class _Fork:
+    """All shards put away, and nobody opens one, until the fork is over: the engine's lock on one would be the child's too."""
+
+    def __init__(self) -> None:
+        self._only = threading.Lock()
+        self._held = ExitStack()
+
+    def begin(self) -> None:
+        """Wait for the operations of other threads, and put away what they used."""
+        self._only.acquire()
+        # In the order in which operations take them: a store, the one that it rebuilds beside it, their directory.
+        found = [store for reference in _stores.valuerefs() if (store := reference()) is not None]
+        stores = sorted(found, key=lambda store: store._parent is not None)
+        for store in stores:
+            self._held.enter_context(store._guard)
+            store._give_way()
+        for directory in {store._directory for store in stores}:
+            self._held.enter_context(directory.guard)
+
+    def end(self) -> None:
+        """Go on, in the parent and in the child."""
+        self._held.close()
+        self._only.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
+    _fork = _Fork()
+    os.register_at_fork(before=_fork.begin, after_in_parent=_fork.end, after_in_child=_fork.end)
 
 
 def build_index(url: str, directory: str, shard: str) -> None:

@@ -61,7 +61,7 @@ class EdgeDirectory:
         self.url = url
         self.path = path
         self._lock = DirectoryLock(path)
-        self._guard = threading.RLock()
+        self.guard = threading.RLock()
         self._seen: tuple[tuple[int, int, int], Manifest] | None = None
 
     @property
@@ -86,14 +86,14 @@ class EdgeDirectory:
 
     def acquire(self) -> None:
         """Become the only writer of a directory that holds a collection, and clear away what a killed one left."""
-        with self._guard:
+        with self.guard:
             if not self._lock.is_held:
                 self._lock.acquire(self.url)
                 self._tidy()
 
     def release(self) -> None:
         """Let the next writer in."""
-        with self._guard:
+        with self.guard:
             self._lock.release()
 
     def prepare(self) -> None:
@@ -104,7 +104,7 @@ class EdgeDirectory:
             StoreError: it holds a collection already.
             StoreLocked: another process is at it.
         """
-        with self._guard:
+        with self.guard:
             self._refuse_contents()
             make_directory(self.path, self.url)
             self._lock.acquire(self.url)
@@ -118,7 +118,7 @@ class EdgeDirectory:
     @contextmanager
     def changing(self) -> Iterator[Callable[[Manifest], None]]:
         """Hold what may change the manifest; gives what replaces it."""
-        with self._guard:
+        with self.guard:
             yield self._write
 
     def turn(self, shard: str, guard: threading.RLock, give_up: Callable[[], None]) -> Turn:

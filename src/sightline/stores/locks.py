@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+import weakref
 from pathlib import Path
 
 from sightline.errors import StoreError, StoreLocked
@@ -46,6 +47,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
+        _locks.add(self)
 
     @property
     def is_held(self) -> bool:
@@ -125,6 +127,21 @@ def _write_name(descriptor: int) -> None:
 
 def _own_name() -> dict[str, int | str]:
     return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    """In a forked child: the parent's locks are the parent's. To free one here would free it there; to keep it open, never."""
+    for lock in _locks:
+        if lock._descriptor is not None:
+            os.close(lock._descriptor)
+            lock._descriptor = None
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
+    os.register_at_fork(after_in_child=_forget)
 
 
 class DirectoryLock:

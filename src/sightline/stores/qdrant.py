@@ -163,6 +163,7 @@ class QdrantStore:
     def create(self, layout: VectorLayout, contract: Mapping[str, Any]) -> None:
         """Make the collection; raise StoreError when it is there already."""
         checked, data = checked_layout(layout, self.capabilities, self.url), json.loads(contract_json(contract))
+        self._check_open()
         with self._guard:
             self._refuse_existing()
             self.acquire()
@@ -232,6 +233,8 @@ class QdrantStore:
         """Write points, several requests at once on a server; returns when all of them are applied."""
         layout = self._writable()
         plain, array = checked_points(points, vectors, layout.dimensions)
+        if plain:
+            self._database.check()
         self._database.expect(layout.name, len(plain))
         payloads = [to_nested(point) for point in plain]
 
@@ -244,6 +247,8 @@ class QdrantStore:
         """Replace the payload of those points of ours that are there."""
         layout = self._writable()
         plain = checked_updates(points)
+        if plain:
+            self._database.check()
         payloads = [to_nested(point) for point in plain]
 
         def send(rows: slice) -> None:
@@ -349,6 +354,7 @@ class QdrantStore:
 
     def promote(self) -> None:
         """Move the alias to the staging collection in one step, then drop the one that it stood for."""
+        self._check_open()
         with self._guard:
             self.acquire()
             staged = self._names.staged()
@@ -362,6 +368,7 @@ class QdrantStore:
 
     def drop_staging(self) -> None:
         """Remove the staging collection, if there is one."""
+        self._check_open()
         with self._guard:
             self.acquire()
             staged = self._names.staged()
@@ -371,7 +378,7 @@ class QdrantStore:
 
     def close(self) -> None:
         """Turn indexing on again, let the next writer in, and close the connection. Closing twice is fine."""
-        if self._closed or self._parent is not None:
+        if self._closed or self._parent is not None or not self._database.opener.is_here:
             self._closed = True
             return
         with self._guard, at_most(PARTING_S):
@@ -394,6 +401,7 @@ class QdrantStore:
     def _check_open(self) -> None:
         if self._closed or self._database.is_closed:
             raise store_closed(self.url)
+        self._database.opener.check(self.url)
 
     def _request(self, what: str, call: Call[T]) -> T:
         return self._database.request(self.url, what, call)

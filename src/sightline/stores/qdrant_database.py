@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from qdrant_client import QdrantClient, models
 
+from sightline.stores.forks import Opener
 from sightline.stores.qdrant_errors import finished
 from sightline.stores.qdrant_vectors import by_point
 from sightline.stores.requests import Requests
@@ -29,6 +30,7 @@ class Database(ABC):
 
     def __init__(self, url: str) -> None:
         self.requests = Requests(url, _BYTES_PER_REQUEST)
+        self.opener = Opener()
         self.guard = threading.RLock()
         self.is_closed = False
         self.is_held = False

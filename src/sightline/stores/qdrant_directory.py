@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from qdrant_client import QdrantClient
 
 from sightline.errors import StoreError, StoreLocked, UsageError
 from sightline.stores.checks import directory_bytes, make_directory, store_closed
+from sightline.stores.forks import never_free
 from sightline.stores.locks import LOCK_NAME, DirectoryLock
 from sightline.stores.qdrant_database import Call, Database, T
 from sightline.stores.qdrant_errors import named_errors, without_client_warnings
@@ -43,6 +45,7 @@ class Directory(Database):
         self._lock = DirectoryLock(directory)
         self._client: QdrantClient | None = None
         self._is_large = False
+        _directories.add(self)
 
     def is_present(self) -> bool:
         return is_marked(self._path, self._url)
@@ -144,6 +147,22 @@ class Directory(Database):
                 "%s holds %d points; local mode reads all of them into memory and searches them one by one. For more than"
                 " %d use a Qdrant server (qdrant://HOST:PORT/NAME) or edge:DIR.", self._url, points, _LOCAL_MODE_POINTS,
             )  # fmt: skip
+
+
+_directories: weakref.WeakSet[Directory] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    """In a forked child: the client's lock is the parent's, which would lose it when the client is closed or freed here."""
+    for directory in _directories:
+        if directory._client is not None:
+            never_free(directory._client)
+            # The client has no call for it.
+            directory._client._client._flock_file.close()  # type: ignore[attr-defined]
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
+    os.register_at_fork(after_in_child=_forget)
 
 
 def is_marked(directory: Path, url: str) -> bool:

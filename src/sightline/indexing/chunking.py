@@ -442,7 +442,7 @@ class _Cutter:
         is_anchor[list(anchors)] = True
         # first[i] is right where i is the last unit of a piece, last[i] where it is the first.
         first, last = array("q", range(len(kept))), array("q", range(len(kept)))
-        for unit in array("q", (np.lexsort((strength[1:], is_anchor[1:])) + 1).tobytes()):
+        for unit in array("q", (np.lexsort((np.frombuffer(strength, np.int64)[1:], is_anchor[1:])) + 1).tobytes()):
             left, right = first[unit - 1], last[unit]
             smaller = min(highs[unit - 1] - lows[left], highs[right] - lows[unit])
             if highs[right] - lows[left] <= limit and (unit not in anchors or smaller < limit // 8):

@@ -27,14 +27,15 @@ from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as proto
 from qdrant_client.local.local_collection import LocalCollection
 
+import sightline
 from clocks import Clock
 from qdrant_stand_in import NEVER_SET_KB, RunningServer
 from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreUnreachable, UsageError
 from sightline.stores import open_store, qdrant, qdrant_directory, qdrant_server, retries
 from sightline.stores.filters import matches, parse_filter
 from sightline.stores.requests import RequestTooLarge
-from sightline.testing import StoreConformance
-from sightline.types import Head, Point, Quantization, Shortlist, VectorLayout, VectorStorage
+from sightline.testing import HashEmbedder, StoreConformance
+from sightline.types import Document, Head, Point, Quantization, Shortlist, VectorLayout, VectorStorage
 
 CONTRACT = {"format": 1, "model": "hash"}
 DIMENSIONS = 8
@@ -959,3 +960,16 @@ def test_local_mode_refuses_what_it_would_ignore(local: qdrant.QdrantStore):
     for layout in (VectorLayout(DIMENSIONS, (), Quantization.SCALAR), VectorLayout(DIMENSIONS, storage=VectorStorage.FLOAT16)):
         with pytest.raises(StoreError, match="edge:DIR and a server"):
             local.create(layout, CONTRACT)
+
+
+def test_files_of_a_collection_that_no_list_names_go(tmp_path: Path) -> None:
+    """The client makes the files first and lists them then, and a kill in between leaves them; others' stay."""
+    url = f"qdrant:{tmp_path / 'db'}/sea"
+    sightline.index(documents=[Document("a", "tide")], into=url, model=HashEmbedder())
+    folder = tmp_path / "db" / "collection"
+    (known,) = [path.name for path in folder.iterdir()]
+    for name in ("sea__0123456789ab", "theirs"):
+        (folder / name).mkdir()
+    with sightline.open_collection(url, model=HashEmbedder()) as collection:
+        assert collection.count() == 1
+    assert {path.name for path in folder.iterdir()} == {known, "theirs"}

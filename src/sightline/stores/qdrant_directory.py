@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shutil
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +30,9 @@ _log = logging.getLogger(__name__)
 MARK_NAME = "sightline-qdrant.json"
 _TEMPORARY = f"{MARK_NAME}.tmp"
 _FORMAT = 1
-_META_NAME = "meta.json"
+_META_NAME, _COLLECTIONS_NAME = "meta.json", "collection"
+# What an alias stands for, and what a rebuild fills.
+_PHYSICAL_NAME = re.compile(r".+__[0-9a-f]{12}")
 _LOCAL_MODE_POINTS = 20_000
 _CLIENTS_LOCK = ".lock"
 
@@ -205,10 +209,23 @@ def write_mark_file(directory: Path, url: str) -> None:
 
 
 def remove_half_made(directory: Path) -> None:
-    """Remove the empty list of collections that a start killed at its first write left; the client couldn't read it."""
+    """Remove what a killed process left: files of collections of ours that the list doesn't name yet or any more.
+
+    And the list itself, where a start was killed at its first write and left it empty: the client couldn't read it.
+    """
     meta = directory / _META_NAME
-    if meta.is_file() and meta.stat().st_size == 0:
+    if not meta.is_file():
+        return
+    if meta.stat().st_size == 0:
         meta.unlink()
+        return
+    try:
+        listed = json.loads(meta.read_text(encoding="utf-8"))["collections"]
+    except (ValueError, KeyError, TypeError):
+        return  # the client says so when it opens it
+    for path in (directory / _COLLECTIONS_NAME).glob("*"):
+        if path.name not in listed and _PHYSICAL_NAME.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _refuse_contents(directory: Path, url: str) -> None:

@@ -20,6 +20,7 @@ from sightline.embedding.packed_encoder import PackedEncoder
 from sightline.errors import SightlineError
 from texts import prose
 
+pytestmark = pytest.mark.slow
 SHORT = [prose(12, seed=row) for row in range(60)]
 
 
@@ -45,7 +46,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "out of memory" in record.getMessage()]
 
 
-@pytest.mark.parametrize("most", [pytest.param(600, marks=pytest.mark.slow), 80])
+@pytest.mark.parametrize("most", [600, 80])
 def test_a_smaller_budget_gives_the_same_vectors(
     make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, attack: Attack, most: int
 ) -> None:
@@ -62,7 +63,6 @@ def test_a_smaller_budget_gives_the_same_vectors(
         assert warnings_in(caplog) == told  # the budget stays, so the second call meets nothing
 
 
-@pytest.mark.slow
 def test_a_single_text_that_does_not_fit_is_an_error_that_names_the_device(
     make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, attack: Attack
 ) -> None:
@@ -74,7 +74,6 @@ def test_a_single_text_that_does_not_fit_is_an_error_that_names_the_device(
         assert np.isfinite(engine.embed_documents(SHORT[:2])).all()
 
 
-@pytest.mark.slow
 def test_a_deterministic_pass_is_tried_again_once(
     make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, attack: Attack
 ) -> None:
@@ -89,7 +88,6 @@ def test_a_deterministic_pass_is_tried_again_once(
             engine.embed_documents(SHORT)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("tokens", "deterministic"), [(32_768, False), (8_192, True)])
 def test_a_very_long_text_leaves_the_short_ones_their_budget(
     make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, attack: Attack, tokens: int, deterministic: bool

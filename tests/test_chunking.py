@@ -382,7 +382,7 @@ def test_boundaries_that_are_not_looked_at_make_no_difference(seed, max_tokens, 
 def test_the_default_is_what_the_model_takes():
     """512 tokens, or the model's length without its special tokens where that is less."""
     assert default_settings(WordEmbedder()) == ChunkSettings(64)
-    assert default_settings(HashEmbedder()) == ChunkSettings(512)
+    assert default_settings(HashEmbedder()) == ChunkSettings(512, estimated=True)
 
 
 @pytest.mark.parametrize("tokens", [15, 65, 0, -1])
@@ -404,6 +404,7 @@ def test_the_label_names_chunker_and_size():
     """What a collection remembers changes with the size."""
     assert SIXTEEN.label() == "sections/2:16"
     assert SIXTY.label() != SIXTEEN.label()
+    assert ChunkSettings(16, estimated=True).label() == "sections/2:16 estimated"
 
 
 PROSE = "\n\n".join(

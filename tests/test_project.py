@@ -23,12 +23,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "sightline"
 KNOWLEDGE_BASE = ROOT / "examples" / "knowledge_base"
 
-FOUNDATION = {"types", "errors", "protocols", "contract", "metadata", "cutting", "patience", "keys"}
+FOUNDATION = {"types", "errors", "protocols", "contract", "metadata", "cutting", "patience", "keys", "retries"}
 # Part of the package -> the parts that it may import besides itself. "" is `sightline`, its public names.
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "patience": set(),
+    "retries": {"errors", "patience", "keys"},
     "protocols": {"types", "errors"},
     "contract": {"types", "errors", "protocols"},
     "metadata": {"types", "errors"},

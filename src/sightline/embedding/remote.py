@@ -321,7 +321,7 @@ class RemoteEmbedder(BaseEmbedder):
 
     def _ready(self) -> _Started:
         if self._process != os.getpid():
-            raise EmbedderClosed("This embedder was made before the process forked; its threads aren't here. Make one in the child.")
+            raise EmbedderClosed("This embedder was made before the process forked; its threads aren't here. Make another in it.")
         if self._started is None:
             with self._starting:
                 if self._closed.is_set():

@@ -248,22 +248,22 @@ def _answer(found: Any, count: int) -> Answer:
     if not isinstance(data, list) or len(data) != count:
         given = f"{len(data)} vectors" if isinstance(data, list) else "no vectors"
         raise ServerFailed(f"The embedding server answered {count} texts with {given}.")
-    numbers = [one.get("index", row) if isinstance(one, Mapping) else None for row, one in enumerate(data)]
-    if sorted(numbers, key=repr) != sorted(range(count), key=repr):
-        raise ServerFailed(f"The embedding server numbers {count} vectors as {numbers[:8]}..., so it isn't known whose they are.")
-    rows: list[FloatArray | None] = [None] * count
-    for number, one in zip(numbers, data, strict=True):
-        rows[number] = _vector(one.get("embedding"), number)
-    lengths = {0 if row is None else len(row) for row in rows}
+    numbered = {one.get("index", row): one for row, one in enumerate(data) if isinstance(one, Mapping)}
+    if set(numbered) != set(range(count)):
+        given = ", ".join(map(str, list(numbered)[:8]))
+        raise ServerFailed(f"The embedding server numbers {count} vectors as {given}, ..., so it isn't known whose they are.")
+    rows = [_vector(numbered[number].get("embedding"), number) for number in range(count)]
+    lengths = set(map(len, rows))
     if len(lengths) != 1 or 0 in lengths:
         raise ServerFailed(f"The embedding server gave vectors of different lengths in one answer: {sorted(lengths)}.")
     usage = found.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
-    tokens, truncated = usage.get("prompt_tokens"), usage.get("truncated_inputs")
+    tokens, told = usage.get("prompt_tokens"), found.get("truncated")  # the second is our own server's
+    truncated = told.get("inputs") if isinstance(told, Mapping) else None
     return Answer(
-        np.stack([row for row in rows if row is not None]),
+        np.stack(rows),
         tokens if isinstance(tokens, int) else 0,
-        truncated if isinstance(truncated, int) else 0,
+        len(truncated) if isinstance(truncated, list) else 0,
     )
 
 

@@ -293,7 +293,7 @@ def test_out_of_memory_halves_the_budget_and_goes_on(minilm_folder, monkeypatch,
             raise torch.OutOfMemoryError("no room")
         return forward(self, batch, rows)
 
-    texts = [prose(60, seed=row) for row in range(20)]
+    texts = [prose(60, seed=row) for row in range(40)]
     with EmbeddingEngine(minilm_folder, device="cpu", dtype="float32") as engine, caplog.at_level(logging.WARNING):
         expected = engine.embed_documents(texts)
         monkeypatch.setattr(PackedEncoder, "hidden_states", limited)

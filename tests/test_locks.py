@@ -85,19 +85,32 @@ class TestFileLock:
         assert not isinstance(caught.value, StoreLocked)
 
     def test_a_lock_that_cannot_be_written_is_free_again(self, tmp_path, monkeypatch):
-        """A full disk leaves no lock behind that nobody knows of."""
+        """A disk that fails leaves no lock behind that nobody knows of."""
 
         def refuse(*_):
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(errno.EIO, "Input/output error")
 
         lock = FileLock(tmp_path / "x.lock")
         monkeypatch.setattr(os, "write", refuse)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="Input/output error"):
             lock.try_acquire()
         monkeypatch.undo()
         other = FileLock(tmp_path / "x.lock")
         assert other.try_acquire()
         other.release()
+
+    def test_a_full_disk_keeps_nobody_from_a_lock(self, tmp_path, monkeypatch):
+        """What is there can be read then, too; the holder has no name."""
+
+        def refuse(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        lock, other = FileLock(tmp_path / "x.lock"), FileLock(tmp_path / "x.lock")
+        monkeypatch.setattr(os, "write", refuse)
+        assert lock.try_acquire()
+        assert not other.try_acquire()
+        assert other.holder() == "another process"
+        lock.release()
 
     def test_the_same_number_on_another_host_is_another_process(self, tmp_path):
         """Containers that share a directory count their processes from one."""

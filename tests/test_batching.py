@@ -92,6 +92,17 @@ def test_small_call_of_the_same_priority_waits_for_one_batch_at_most():
     assert small in [item.submission for item in queue.next(PACKED)]
 
 
+def test_a_flood_of_queries_doesnt_starve_a_bulk_job():
+    """Every eighth batch begins with whoever is here longest."""
+    queue = SubmissionQueue()
+    bulk = submit(queue, [100] * 3)
+    served = []
+    for _ in range(24):
+        submit(queue, [100], Priority.INTERACTIVE)
+        served.append(queue.next(PACKED)[0].submission is bulk)
+    assert [turn for turn, was_bulk in enumerate(served, start=1) if was_bulk] == [8, 16, 24]
+
+
 def test_concurrent_callers_share_a_batch():
     """Two small calls make one pass."""
     queue = SubmissionQueue()

@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "searching": FOUNDATION,
     "serving": {"", "api", "errors", "types"},
     "evaluation": {"", "api", "errors", "types"},
-    "cli": {"", "api", "errors", "types", "doctor", "keys"},
+    "cli": {"", "api", "errors", "types", "doctor", "keys", "serving"},
     "__main__": {"cli"},
 }
 # Third-party package -> where alone it may be imported, below src/sightline.
@@ -68,6 +68,11 @@ HOME_OF = {
     "lxml": "indexing/readers/",
     "defusedxml": "indexing/readers/",
     "pyarrow": "stores/parquet",
+    "starlette": "serving/",
+    "uvicorn": "serving/",
+    "pydantic": "serving/",
+    "prometheus_client": "serving/",
+    "orjson": "serving/",
     "rich": "cli/",
     "click": "cli/",
 }

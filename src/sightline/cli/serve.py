@@ -16,16 +16,16 @@ _LIMITS = serving.Limits()
 
 
 @click.command(short_help="Serve embeddings and searches over HTTP, as OpenAI's interface.")
-@click.option("--model", metavar="MODEL", help="Folder, package:NAME or hub name. Default: the collection's, or the default model.")
+@click.option("--model", metavar="MODEL", help="Folder, package:NAME or hub name. Default: the collection's, or the usual one.")
 @click.option("--collection", metavar="URL", help="A collection for POST /v1/search.")
 @click.option("--served-model-name", "names", multiple=True, metavar="NAME", help="What clients call it. Default: as --model.")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=int, metavar="N", help="Port; 0 takes a free one.")
-@click.option("--api-key-env", default=_KEY, show_default=True, metavar="NAME", help="Environment variable with the clients' key.")
+@click.option("--api-key-env", default=_KEY, show_default=True, metavar="NAME", help="Environment variable with the API key.")
 @click.option("--allow-unauthenticated", is_flag=True, help="Without a key, listen for other machines all the same.")
-@click.option("--dimensions", type=int, metavar="N", help="Length of the vectors, unless a request says another. Default: the model's.")
-@click.option("--instruction", "instructions", multiple=True, metavar="NAME=TEXT", help="A named instruction of your own.")
-@click.option("--max-length", type=int, metavar="N", help="Longest input in tokens. Default: the model's own.")
+@click.option("--dimensions", type=int, metavar="N", help="Length of vectors unless a request says. Default: the model's.")
+@click.option("--instruction", "instructions", multiple=True, metavar="NAME=TEXT", help="An instruction of your own.")
+@click.option("--max-length", type=int, metavar="N", help="Longest input in tokens. Default: the model's.")
 @click.option(
     "--on-too-long", type=click.Choice(["truncate", "error", "average"]), default="truncate", show_default=True,
     help="What becomes of a longer one.",

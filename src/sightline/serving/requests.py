@@ -41,8 +41,8 @@ class EmbeddingRequest(_Body):
     user: str | None = Field(None, description="Taken as OpenAI's clients send it, and not looked at.")
     instruction: _Instruction | None = Field(
         None,
-        description="What the texts look with: a name of GET /config, or a task sentence, which goes through the model's template. "
-        "An empty one is none.",
+        description="What the texts look with: a name of GET /config, or a task sentence, which goes through the model's "
+        "template. An empty one is none.",
     )
     input_type: Literal["query", "document"] | None = Field(
         None,
@@ -128,9 +128,9 @@ def _texts(given: Any, *, token_ids: bool) -> Sequence[str] | Sequence[Tokenized
     if not token_ids:
         raise Problem(
             400,
-            "input is token ids, which another model's tokenizer may have made (LangChain's OpenAIEmbeddings sends those of tiktoken "
-            "unless it is told check_embedding_ctx_length=False): this model would embed other words. Send texts. An operator who "
-            "knows that the ids are this model's own may allow them: --allow-token-ids",
+            "input is token ids, which another model's tokenizer may have made (LangChain's OpenAIEmbeddings sends those of "
+            "tiktoken unless it is told check_embedding_ctx_length=False): this model would embed other words. Send texts. An "
+            "operator who knows that the ids are this model's own may allow them: --allow-token-ids",
             "token_ids_not_allowed", "input",
         )  # fmt: skip
     if any(not -(2**63) <= one < 2**63 for row in rows for one in row):

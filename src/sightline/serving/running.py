@@ -38,13 +38,14 @@ def run(settings: ServerSettings) -> None:
             local_only=settings.api_key is None and not settings.allow_unauthenticated,
         )  # fmt: skip
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", ws="none", proxy_headers=False, server_header=False,
+            app, http="httptools", log_config=None, access_log=False, lifespan="off", ws="none", proxy_headers=False, server_header=False,
             timeout_graceful_shutdown=settings.drain_seconds, timeout_keep_alive=_KEEP_ALIVE_S, backlog=_BACKLOG,
         )  # fmt: skip
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        with json_lines(), _ends_by_returning(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        server = uvicorn.Server(config)
+        with json_lines(), _ends_by_returning(server), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             log.info("listening", extra={"fields": {"url": url, "docs": f"{url}/docs", "model": service.names[0]}})
-            runner.run(_serve(uvicorn.Server(config), service, listener))
+            runner.run(_serve(server, service, listener))
             log.info("stopped")
 
 
@@ -124,12 +125,16 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _ends_by_returning() -> Iterator[None]:
+def _ends_by_returning(server: uvicorn.Server) -> Iterator[None]:
     """Once it has drained, uvicorn raises the signal that ended it again; being told to end is no failure of a server."""
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {one: signal.signal(one, lambda *_: None) for one in (signal.SIGINT, signal.SIGTERM)}
+    before = {one: signal.signal(one, end) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -38,8 +38,9 @@ def run(settings: ServerSettings) -> None:
             local_only=settings.api_key is None and not settings.allow_unauthenticated,
         )  # fmt: skip
         config = uvicorn.Config(
-            app, http="httptools", log_config=None, access_log=False, lifespan="off", ws="none", proxy_headers=False, server_header=False,
-            timeout_graceful_shutdown=settings.drain_seconds, timeout_keep_alive=_KEEP_ALIVE_S, backlog=_BACKLOG,
+            app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False, proxy_headers=False,
+            server_header=False, timeout_graceful_shutdown=settings.drain_seconds, timeout_keep_alive=_KEEP_ALIVE_S,
+            backlog=_BACKLOG,
         )  # fmt: skip
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         server = uvicorn.Server(config)

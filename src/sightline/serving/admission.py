@@ -95,5 +95,5 @@ async def read_body(request: Request, admission: Admission, until: ExitStack) ->
 
 
 def _too_large(limit: int) -> Problem:
-    message = f"The body is larger than {limit / MEGABYTE:g} MB, which is the most for one request. Send its inputs in several."
+    message = f"The body is larger than {limit / MEGABYTE:.4g} MB, which is the most for one request. Send its inputs in several."
     return Problem(413, message, "request_too_large")

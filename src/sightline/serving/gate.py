@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 # Who looks whether the server lives, or how to speak to it, needs no key.
 _OPEN = {"/health", "/health/live", "/health/ready", "/docs", "/openapi.json"}
 _PATHS = {*_OPEN, "/v1/embeddings", "/v1/search", "/v1/models", "/config", "/metrics"}
+# Asked every few seconds by those who watch the server; the metrics count them.
+_UNLOGGED = {"/health", "/health/live", "/health/ready", "/metrics"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # As nginx calls a client that hung up before it was answered.
 HUNG_UP = 499
@@ -123,7 +125,7 @@ class Gate:
             metrics.texts.inc(exchange.texts)
             metrics.tokens.inc(exchange.tokens)
             metrics.truncated.inc(exchange.truncated)
-        if not self._access_log:
+        if not self._access_log or exchange.path in _UNLOGGED:
             return
         fields = {
             "id": exchange.id, "method": exchange.method, "path": exchange.path, "status": exchange.status,

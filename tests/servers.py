@@ -71,6 +71,7 @@ class SightlineServer:
             if self.lines[-1]["message"] == "ready":
                 break
         else:
+            self.process.stderr.close()
             raise RuntimeError(f"sightline serve ended with {self.process.wait()}: {said}")
         self.url = next(line["url"] for line in self.lines if line["message"] == "listening")
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -85,6 +86,7 @@ class SightlineServer:
         """Wait until it has ended, and all it said is in `lines`."""
         code = self.process.wait(timeout=120)
         self._reader.join()
+        self.process.stderr.close()
         return code
 
     def kill(self) -> None:
@@ -96,5 +98,4 @@ class SightlineServer:
         self.lines += [json.loads(line) for line in self._stderr() if line.startswith("{")]
 
     def _stderr(self) -> Iterator[str]:
-        assert self.process.stderr is not None
         return iter(self.process.stderr.readline, "")

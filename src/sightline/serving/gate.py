@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.errors import SightlineError
 from sightline.serving.metrics import Metrics
-from sightline.serving.problems import Problem, fault, problem_of, wrong_key
+from sightline.serving.problems import Problem, fault, problem_of, unavailable, wrong_key
 from sightline.serving.settings import is_loopback
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,11 @@ class Gate:
             await self._app(scope, receive, answer)
         except ClientDisconnect:
             exchange.status = HUNG_UP
+        except asyncio.CancelledError:  # by the web server, when the time to drain is up
+            exchange.code = "shutting_down"
+            if exchange.status != HUNG_UP:
+                raise
+            await unavailable("The server is shutting down.", exchange.code).response()(scope, receive, answer)
         except Exception as error:
             problem = _problem_of(error)
             exchange.code = problem.code

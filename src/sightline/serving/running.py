@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 2048
 # Longer than load balancers usually keep a connection that nobody uses: else one of them may send into a closed one.
 _KEEP_ALIVE_S = 75
+_LAST_WORDS_S = 1
 
 
 def run(settings: ServerSettings) -> None:
@@ -88,6 +89,8 @@ async def _serve(server: uvicorn.Server, service: Service, listener: socket.sock
     if failed:
         server.should_exit = True
     await serving
+    if server.server_state.tasks:  # given up when the time was up: they have yet to say so
+        await asyncio.wait(server.server_state.tasks, timeout=_LAST_WORDS_S)
     if failed:
         loading.result()
 

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "stores": FOUNDATION,
     "indexing": FOUNDATION,
     "searching": FOUNDATION,
-    "serving": {"", "api", "errors", "types"},
+    "serving": {"", "api", "errors", "types", "keys"},
     "evaluation": {"", "api", "errors", "types"},
     "cli": {"", "api", "errors", "types", "doctor", "keys", "serving"},
     "__main__": {"cli"},

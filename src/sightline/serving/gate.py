@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sightline.errors import SightlineError
+from sightline.errors import ContractMismatch, SightlineError, StoreError
 from sightline.serving.metrics import Metrics
 from sightline.serving.problems import Problem, fault, problem_of, unavailable, wrong_key
 from sightline.serving.settings import is_loopback
@@ -109,6 +109,8 @@ class Gate:
             exchange.code = problem.code
             if problem.status == 500:
                 log.exception("request failed", extra={"fields": {"id": exchange.id, "path": exchange.path}})
+            elif isinstance(error, (StoreError, ContractMismatch)):
+                log.warning("collection unavailable", extra={"fields": {"id": exchange.id, "reason": str(error)}})
             if exchange.status != HUNG_UP:  # half an answer is out: only a broken connection says that it isn't whole
                 raise
             await problem.response()(scope, receive, answer)

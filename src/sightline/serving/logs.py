@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from sightline.keys import hide_keys
+
 _LOGGERS = ("sightline", "uvicorn")
 
 
@@ -29,7 +31,7 @@ class JsonLines(logging.Handler):
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
             line["trace"] = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_tb(record.exc_info[2])]
-        sys.stderr.write(orjson.dumps(line, default=str).decode() + "\n")
+        sys.stderr.write(hide_keys(orjson.dumps(line, default=str).decode()) + "\n")
         sys.stderr.flush()
 
 

@@ -10,7 +10,6 @@ import orjson
 from starlette.responses import Response
 
 from sightline.errors import (
-    CollectionNotFound,
     ContractMismatch,
     DeviceFailed,
     DimensionError,
@@ -88,6 +87,6 @@ def problem_of(error: SightlineError) -> Problem:
             return unavailable("The server is shutting down.", "shutting_down")
         case DeviceFailed():
             return unavailable(f"The device {error.device} failed; the server must be started anew.", "device_failed")
-        case CollectionNotFound() | ContractMismatch() | StoreError():
-            return unavailable(message, "collection_unavailable")
+        case ContractMismatch() | StoreError():  # which may name hosts and paths
+            return unavailable("The collection can't be read just now; the server's log says why.", "collection_unavailable")
     return fault()

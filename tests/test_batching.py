@@ -83,6 +83,16 @@ def test_lone_query_overtakes_a_bulk_job():
     assert queue.next(PACKED)[0].submission is query
 
 
+def test_a_querys_pass_isnt_filled_up_where_that_gains_nothing():
+    """On a CPU it would wait for all that it is put together with; on a GPU a small pass takes about as long as a large one."""
+    for policy, others in ((BatchPolicy(2000, evens_out=True), 2), (BatchPolicy(2000), 20)):
+        queue = SubmissionQueue()
+        submit(queue, [50] * 20)
+        submit(queue, [10], Priority.INTERACTIVE)
+        assert [len(item) for item in queue.next(policy)] == [10] + [50] * others
+        assert len(queue.next(policy, wait=False) or []) == 20 - others
+
+
 def test_small_call_of_the_same_priority_waits_for_one_batch_at_most():
     """A bulk job doesn't starve another caller of its own priority."""
     queue = SubmissionQueue()

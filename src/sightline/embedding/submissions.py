@@ -239,6 +239,9 @@ class SubmissionQueue:
     def _fill(self, policy: BatchPolicy) -> list[Item]:
         filling, items = Filling(policy), []
         for submission in self._in_turn():
+            if items and policy.evens_out and submission.priority > items[0].submission.priority:
+                # The urgent ones go at once: to fill their pass up would make them wait for it, and gain nothing.
+                filling.policy = replace(policy, max_batch_tokens=min(policy.max_batch_tokens, LEAST_SHARE))
             taken = _take(submission, filling)
             submission.served_tokens += sum(map(len, taken))
             items += taken

@@ -237,7 +237,8 @@ class SubmissionQueue:
         return sum(len(item) for submission in self._active for item in submission.waiting)
 
     def _fill(self, policy: BatchPolicy) -> list[Item]:
-        filling, items = Filling(policy), []
+        filling = Filling(policy)
+        items: list[Item] = []
         for submission in self._in_turn():
             if items and policy.evens_out and submission.priority > items[0].submission.priority:
                 # The urgent ones go at once: to fill their pass up would make them wait for it, and gain nothing.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -111,6 +113,23 @@ def test_a_flood_of_queries_doesnt_starve_a_bulk_job():
         submit(queue, [100], Priority.INTERACTIVE)
         served.append(queue.next(PACKED)[0].submission is bulk)
     assert [turn for turn, was_bulk in enumerate(served, start=1) if was_bulk] == [8, 16, 24]
+
+
+def test_an_answered_call_is_freed_at_once():
+    """Not when Python next looks for cycles, by when a busy server holds the results of thousands."""
+    queue = SubmissionQueue()
+    submission = submit(queue, [5])
+    batch = queue.next(PACKED)
+    gc.disable()
+    try:
+        submission.deliver(batch, np.ones((1, 2), dtype=np.float32))
+        kept = weakref.ref(submission)
+        result = submission.future.result()
+        del submission, batch
+        assert queue.next(PACKED, wait=False) is None
+        assert (kept(), result.shape) == (None, (1, 2))
+    finally:
+        gc.enable()
 
 
 def test_concurrent_callers_share_a_batch():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import logging
 import re
@@ -19,9 +20,12 @@ import pytest
 from sightline import open_collection, open_embedder, serving
 from sightline.errors import DeviceFailed, ModelError, NonFiniteEmbedding, StoreUnreachable, UsageError
 from sightline.serving.app import create_app
+from sightline.serving.gate import Exchange
 from sightline.serving.logs import json_lines
+from sightline.serving.problems import Problem
+from sightline.serving.requests import Asked, EmbeddingRequest
 from sightline.serving.schema import document
-from sightline.serving.service import Service, State, check
+from sightline.serving.service import Embedded, Service, State, check
 from sightline.serving.settings import Limits
 from sightline.testing import HashEmbedder
 from sightline.types import Priority, Role
@@ -337,10 +341,10 @@ class Caller:
     async def send(self, message: Any) -> None:
         self.sent.append(message)
 
-    async def call(self, service: Service) -> None:
+    async def call(self, service: Service, app: Any = None) -> None:
         headers = [(b"host", b"localhost")]
         scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": headers, "query_string": b""}
-        await create_app(service)(scope, self.receive, self.send)
+        await (app or create_app(service))(scope, self.receive, self.send)
 
 
 async def test_a_client_that_hangs_up_cancels_its_work() -> None:
@@ -373,6 +377,28 @@ async def test_a_client_that_is_too_slow_is_told_so() -> None:
     caller = Caller(b"{", complete=False)
     await caller.call(served(limits=Limits(read_seconds=0.01)))
     assert caller.sent[0]["status"] == 408
+
+
+async def test_a_request_leaves_nothing_behind() -> None:
+    """Good or bad, it is freed at once, not when Python next looks for cycles: bodies and vectors are large."""
+    service = served()
+    app = create_app(service)
+    bodies = [{"input": [LAMP] * 3}, {"input": [1]}, {"input": LAMP, "instruction": "nobody"}, {"input": LAMP, "dimensions": 99}]
+    kinds = (Exchange, Problem, Asked, Embedded, EmbeddingRequest)
+    gc.collect()
+    gc.disable()
+    try:
+        before = [one for one in gc.get_objects() if isinstance(one, kinds)]  # of other tests, whose errors pytest keeps
+        for body in bodies:
+            caller = Caller(json.dumps({"model": "m", **body}).encode())
+            await caller.call(service, app)
+            assert caller.sent[0]["status"] in (200, 400)
+        del caller
+        await asyncio.sleep(0)
+        after = [one for one in gc.get_objects() if isinstance(one, kinds)]
+        assert len(after) == len(before), after
+    finally:
+        gc.enable()
 
 
 # --- who may ask

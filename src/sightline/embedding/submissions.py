@@ -8,10 +8,12 @@ the same priority waits for one batch, not for the job. Now and then it is the t
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -73,7 +75,8 @@ class Submission:
         self._result: FloatArray = np.empty((self.num_texts, self.dimensions), dtype=np.float32)
         self._parts: dict[int, dict[int, FloatArray]] = {}
         self._lock = threading.RLock()  # several streams may deliver at once
-        self.future.add_done_callback(self._let_go)
+        # Weakly: a future keeps its callbacks, and a cycle would keep the result until Python looks for cycles, which is rare.
+        self.future.add_done_callback(partial(_let_go, weakref.ref(self)))
 
     @property
     def over(self) -> bool:
@@ -98,10 +101,6 @@ class Submission:
             if not self.over and self.future.set_running_or_notify_cancel():
                 self.future.set_exception(error)
 
-    def _let_go(self, _: Future[FloatArray]) -> None:
-        """The device thread remembers its last submissions, which must not keep the engine of who asked."""
-        self.refill = None
-
     def _store(self, items: list[Item], vectors: FloatArray) -> int:
         """Write finished rows; returns how many."""
         single = [index for index, item in enumerate(items) if item.num_parts == 1]
@@ -119,6 +118,13 @@ class Submission:
         self._result[item.row] = cut(np.asarray(total), self.dimensions)[0]
         del self._parts[item.row]
         return 1
+
+
+def _let_go(done: weakref.ref[Submission], _: Future[FloatArray]) -> None:
+    """The device thread remembers its last submissions, which must not keep the engine of who asked."""
+    submission = done()
+    if submission is not None:
+        submission.refill = None
 
 
 class SubmissionQueue:

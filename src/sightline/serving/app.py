@@ -122,6 +122,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
     finally:
         task.cancel()
         gone.cancel()
+        del task, gone  # or an error, its frames and the request's body keep one another
 
 
 async def _hung_up(request: Request) -> None:

@@ -14,6 +14,7 @@ from hashlib import sha256
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.errors import ContractMismatch, SightlineError, StoreError
@@ -105,15 +106,20 @@ class Gate:
                 raise
             await unavailable("The server is shutting down.", exchange.code).response()(scope, receive, answer)
         except Exception as error:
-            problem = _problem_of(error)
-            exchange.code = problem.code
-            if problem.status == 500:
-                log.exception("request failed", extra={"fields": {"id": exchange.id, "path": exchange.path}})
-            elif isinstance(error, (StoreError, ContractMismatch)):
-                log.warning("collection unavailable", extra={"fields": {"id": exchange.id, "reason": str(error)}})
+            response = self._refusal(error, exchange)
             if exchange.status != HUNG_UP:  # half an answer is out: only a broken connection says that it isn't whole
                 raise
-            await problem.response()(scope, receive, answer)
+            await response(scope, receive, answer)
+
+    def _refusal(self, error: Exception, exchange: Exchange) -> Response:
+        """What the client is told of an error, and the log."""
+        problem = _problem_of(error)
+        exchange.code = problem.code
+        if problem.status == 500:
+            log.error("request failed", exc_info=error, extra={"fields": {"id": exchange.id, "path": exchange.path}})
+        elif isinstance(error, (StoreError, ContractMismatch)):
+            log.warning("collection unavailable", extra={"fields": {"id": exchange.id, "reason": str(error)}})
+        return problem.response()
 
     def _check(self, path: str, headers: Headers) -> None:
         if self._local_only and not is_loopback(_host(headers.get("host", ""))):

@@ -122,15 +122,20 @@ class Service:
             nonlocal last
             last = progress
 
+        future: Future[FloatArray] | None = None
+        waiting: asyncio.Future[FloatArray] | None = None
         try:
             future = self.embedder.submit(
                 asked.texts, role=asked.role, instruction=asked.instruction, dimensions=asked.dimensions,
                 priority=asked.priority, on_progress=note,
             )  # fmt: skip
-            vectors = await asyncio.wrap_future(future)
+            waiting = asyncio.wrap_future(future)
+            vectors = await waiting
         except (DeviceFailed, EmbedderClosed):
             self.state = State.FAILED
             raise
+        finally:
+            future = waiting = None  # or an error, its frames and the texts keep one another
         return Embedded(vectors, last.tokens_done, last.truncation)
 
     async def search(self, asked: SearchRequest) -> list[Hit]:

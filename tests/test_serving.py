@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from sightline import open_collection, open_embedder, serving
+from sightline.cli import main
 from sightline.errors import DeviceFailed, ModelError, NonFiniteEmbedding, StoreUnreachable, UsageError
 from sightline.serving.app import create_app
 from sightline.serving.gate import Exchange
@@ -442,6 +443,37 @@ def test_the_door_may_be_left_open_or_have_a_key() -> None:
     """For other machines; the key isn't shown."""
     assert serving.ServerSettings(host="0.0.0.0", allow_unauthenticated=True).api_key is None
     assert "secret" not in repr(serving.ServerSettings(host="0.0.0.0", api_key="secret"))
+
+
+def test_every_option_becomes_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line only reads them; the key comes from the environment."""
+    seen: list[serving.ServerSettings] = []
+    monkeypatch.setattr(serving, "serve", seen.append)
+    monkeypatch.setenv("THE_KEY", "key")
+    given = (
+        "--model m --collection edge:kb --served-model-name a --served-model-name b --host 0.0.0.0 --port 9 --api-key-env THE_KEY "
+        "--dimensions 8 --max-length 9 --on-too-long error --max-batch-tokens 10 --deterministic --allow-token-ids --max-queue 11 "
+        "--max-body 0.5 --drain-seconds 12 --no-access-log --trust --device cpu --dtype float32 --allow-unauthenticated"
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", *given.split(), "--instruction", "find=Find it", "--devices", "cpu:0,cpu:1"])
+    assert ended.value.code == 0
+    assert seen == [
+        serving.ServerSettings(
+            model="m", collection="edge:kb", names=("a", "b"), host="0.0.0.0", port=9, api_key="key", allow_unauthenticated=True,
+            dimensions=8, instructions={"find": "Find it"}, device="cpu", devices=("cpu:0", "cpu:1"), dtype="float32",
+            max_length=9, max_batch_tokens=10, on_too_long="error", deterministic=True, trust=True, token_ids=True,
+            limits=Limits(queue_texts=11, body_bytes=1 << 19), drain_seconds=12, access_log=False,
+        )
+    ]  # fmt: skip
+
+
+def test_a_named_variable_without_a_key_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who names one means to have a key."""
+    monkeypatch.delenv("NO_KEY", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--api-key-env", "NO_KEY"])
+    assert (ended.value.code, "NO_KEY, which isn't set" in capsys.readouterr().err) == (2, True)
 
 
 # --- around it

@@ -451,9 +451,10 @@ def test_every_option_becomes_a_setting(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(serving, "serve", seen.append)
     monkeypatch.setenv("THE_KEY", "key")
     given = (
-        "--model m --collection edge:kb --served-model-name a --served-model-name b --host 0.0.0.0 --port 9 --api-key-env THE_KEY "
-        "--dimensions 8 --max-length 9 --on-too-long error --max-batch-tokens 10 --deterministic --allow-token-ids --max-queue 11 "
-        "--max-body 0.5 --drain-seconds 12 --no-access-log --trust --device cpu --dtype float32 --allow-unauthenticated"
+        "--model m --collection edge:kb --served-model-name a --served-model-name b --host 0.0.0.0 --port 9 "
+        "--api-key-env THE_KEY --dimensions 8 --max-length 9 --on-too-long error --max-batch-tokens 10 --deterministic "
+        "--allow-token-ids --max-queue 11 --max-body 0.5 --drain-seconds 12 --no-access-log --trust "
+        "--device cpu --dtype float32 --allow-unauthenticated"
     )
     with pytest.raises(SystemExit) as ended:
         main(["serve", *given.split(), "--instruction", "find=Find it", "--devices", "cpu:0,cpu:1"])

@@ -45,9 +45,9 @@ MAY_IMPORT = {
     "stores": FOUNDATION,
     "indexing": FOUNDATION,
     "searching": FOUNDATION,
-    "serving": {"", "api", "errors", "types"},
+    "serving": {"", "api", "errors", "types", "keys"},
     "evaluation": {"", "api", "errors", "types"},
-    "cli": {"", "api", "errors", "types", "doctor", "keys"},
+    "cli": {"", "api", "errors", "types", "doctor", "keys", "serving"},
     "__main__": {"cli"},
 }
 # Third-party package -> where alone it may be imported, below src/sightline.
@@ -69,6 +69,11 @@ HOME_OF = {
     "lxml": "indexing/readers/",
     "defusedxml": "indexing/readers/",
     "pyarrow": "stores/parquet",
+    "starlette": "serving/",
+    "uvicorn": "serving/",
+    "pydantic": "serving/",
+    "prometheus_client": "serving/",
+    "orjson": "serving/",
     "rich": "cli/",
     "click": "cli/",
 }

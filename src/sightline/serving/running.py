@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import uvicorn
 
 from sightline import Collection, open_collection, open_embedder
-from sightline.api import DEFAULT_MODEL
+from sightline.api import DEFAULT_MODEL, is_remote
 from sightline.errors import UsageError
 from sightline.serving.app import create_app
 from sightline.serving.logs import json_lines
@@ -54,6 +54,8 @@ def run(settings: ServerSettings) -> None:
 def opened_service(settings: ServerSettings, resources: ExitStack) -> Service:
     """The model and the collection of a server; no weights are loaded unless the collection needs a look at them."""
     model, revision = _model_of(settings)
+    if is_remote(model):
+        raise UsageError(f"{model} is on a server already; this one runs a model on this machine. Name it: --model MODEL")
     embedder = resources.enter_context(
         open_embedder(
             model, revision=revision, dimensions=settings.dimensions, instructions=settings.instructions, device=settings.device,

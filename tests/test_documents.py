@@ -283,7 +283,8 @@ def test_servers_are_started_as_they_can_be() -> None:
     """Services are those of docker-compose.yml, and Chroma's own command has the options that the pages give it."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
-    composed = [one for text in texts for one in re.findall(r"docker compose (?:--profile \w+ )?up --detach --wait ?([\w-]*)", text)]
+    up = re.compile(r"docker compose (?:--profile \w+ )?up --detach --wait ?([\w-]*)")
+    composed = [one for text in texts for one in up.findall(text)]
     assert composed
     assert set(composed) <= {"", *services}
     chroma = str(Path(sys.executable).with_name("chroma"))

@@ -19,6 +19,7 @@ import pytest
 import sightline
 from embedding_stand_in import Behaviour, embedding_server
 from sightline import RemoteEmbedder, retries
+from sightline.doctor import examine
 from sightline.errors import (
     ContractMismatch,
     DimensionError,
@@ -428,6 +429,22 @@ def test_a_collection_that_names_a_server_is_not_opened_unasked(folder: Path, ba
         assert collection.contract is not None
         assert collection.contract.chunks.settings.endswith("estimated")
         assert collection.search("lamp of house 3", k=1)[0].source == "kb/3.md"
+
+
+def test_the_doctor_asks_a_server_what_it_is(base_url: str) -> None:
+    """Dimensions and norm, and the problem where nobody answers."""
+    found = examine(f"openai+{base_url}#hash").model
+    assert found is not None
+    assert found.description is not None
+    assert (found.description["native_dimensions"], found.description["name"], found.problem) == (64, "stand-in", None)
+
+
+def test_the_doctor_knows_wrong_weights_by_their_scores(served: Behaviour, base_url: str) -> None:
+    """Those that the makers of Qwen3-Embedding published."""
+    served.answer = lambda body: Behaviour().answer({**body, "model": "hash"})  # type: ignore[method-assign]
+    found = examine(f"openai+{base_url}#Qwen3-Embedding-0.6B").model
+    assert found is not None
+    assert "these aren't that model's weights" in str(found.problem)
 
 
 def test_a_server_takes_no_settings_of_this_machine(base_url: str) -> None:

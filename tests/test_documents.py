@@ -42,10 +42,10 @@ _EXIT_CODE = re.compile(r"\s+# exit code (\d)$")
 _SHELL = ("rm ", "echo ")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _CHROMA, _QDRANT = "chroma+http://localhost:8000/", "qdrant://localhost:6334/"
-# Options of other programs that the pages name: docker, chroma, and the benchmarks.
-# Of other programs, and of the benchmarks.
+# Options of other programs that the pages name: docker, chroma, sglang, and the benchmarks.
 _FOREIGN_OPTIONS = {
     "--detach", "--wait", "--path", "--host", "--port", "--cases", "--models", "--mixes", "--tokens", "--smoke", "--layers",
+    "--profile", "--publish", "--volume", "--env", "--model-path", "--is-embedding",
 }  # fmt: skip
 
 

@@ -439,6 +439,7 @@ def test_process_ends_cleanly_without_close(minilm_folder):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_two_engines_may_load_at_the_same_time(minilm_folder):
     """transformers' first import and its loading aren't made for two threads; torch's number format stays as it was."""
     script = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import subprocess
@@ -24,7 +25,9 @@ _WORDS = 24
 def peak_mb(url: str, chunks: int, chunks_a_document: int) -> float:
     """Peak memory of the process that fills a new collection with documents that are made on the way."""
     command = [sys.executable, str(Path(__file__)), url, str(chunks), str(chunks_a_document)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    root = str(Path(__file__).resolve().parents[2])  # where the benchmarks are
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["chunks"] == chunks

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import filling
 import pytest
-from benchmarks.growth import NullStore
+from filling import NullStore
 
 from attacks import Attack
 from servers import ChromaServer

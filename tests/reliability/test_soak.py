@@ -37,7 +37,10 @@ def soaked(work: Path, model: Path, server: str, minutes: float) -> list[Sample]
 def test_a_long_soak_leaves_memory_and_handles_flat(
     make_model: Callable[..., Path], tmp_path: Path, attack: Attack
 ) -> None:
-    """Half an hour, or as many minutes as SIGHTLINE_SOAK_MINUTES says: the last quarter is compared with the second."""
+    """Half an hour, or as many minutes as SIGHTLINE_SOAK_MINUTES says: the last quarter is compared with the second.
+
+    In less than ten, what is made once (caches, the heap's size) isn't over by then.
+    """
     server = ChromaServer(tmp_path / "server")
     try:
         with attack("soak"):

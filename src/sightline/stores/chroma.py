@@ -38,6 +38,7 @@ from sightline.errors import (
 )
 from sightline.keys import hide_keys
 from sightline.protocols import StoreCapabilities
+from sightline.retries import FAILED_S, PERMANENT, retrying
 from sightline.stores.checks import (
     checked_addition,
     checked_ids,
@@ -726,6 +727,11 @@ class _Directory(Database):
         """Of the whole directory."""
         return directory_bytes(self._directory)
 
+    def call(self, what: str, request: Callable[[], T]) -> T:
+        """One request, again while another process removes or makes a collection that it meets."""
+        with self._named():
+            return retrying(request, patience_for=lambda error: FAILED_S if is_between(error) else PERMANENT, what=what)
+
     def acquire(self, *, take_over: bool) -> None:
         """Take the directory's lock; there is nothing to take over, because the system frees it when its holder dies."""
         if (self._directory / "sightline.json").exists():
@@ -841,10 +847,16 @@ def _persistent_client(url: str, directory: Path) -> Any:
             f"{url} can't be opened here: this process was forked from one that had the database open, and Chroma can't open it"
             " a second time. Fork before it is opened or after it was closed, or start processes by 'spawn' or 'forkserver'."
         )
+    was_open = str(directory) in SharedSystemClient._identifier_to_system
     try:
         # No .env file: what lies in the working directory is not meant for us, and could name any class to be made.
         settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
         return chromadb.PersistentClient(str(directory), settings=settings)
+    except ChromaError:
+        if not was_open:
+            # Chroma keeps what couldn't be started, and would give it to the next caller, who would fail on what it lacks.
+            SharedSystemClient._identifier_to_system.pop(str(directory), None)
+        raise
     except ValueError:
         # This process has the database open with other settings, e.g. in a framework's client. Chroma allows one set at a
         # time, so theirs holds.
@@ -852,6 +864,11 @@ def _persistent_client(url: str, directory: Path) -> Any:
             return chromadb.PersistentClient(str(directory))
         except ValueError as error:
             raise StoreError(f"Chroma can't open {url}: {error}. Close the other Chroma client of this process first.") from error
+
+
+def is_between(error: BaseException) -> bool:
+    """Whether Chroma says that a collection is just being removed or made by somebody else."""
+    return isinstance(error, ChromaError) and "Missing field" in str(error)
 
 
 def is_taken(error: StoreError) -> bool:

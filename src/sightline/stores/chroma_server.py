@@ -13,7 +13,6 @@ import httpx
 from chromadb.api import ServerAPI
 from chromadb.api.models.Collection import Collection
 from chromadb.config import Settings, System
-from chromadb.errors import ChromaError
 
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
 from sightline.keys import hide_keys
@@ -29,7 +28,7 @@ from sightline.retries import (
     seconds_asked,
 )
 from sightline.stores.checks import store_closed
-from sightline.stores.chroma import OLD, WRITER, Database, is_taken
+from sightline.stores.chroma import OLD, WRITER, Database, is_between, is_taken
 from sightline.stores.leases import PARTING_S, Lease
 from sightline.stores.requests import RequestTooLarge
 
@@ -326,8 +325,7 @@ def _patience_for(error: BaseException) -> float:
         return AWAY_S
     if isinstance(error, _Refusal):
         return http_patience(error.status)
-    # An answer that was cut on its way, and what Chroma says of a collection that is just being removed or made.
-    if isinstance(error, json.JSONDecodeError) or (isinstance(error, ChromaError) and "Missing field" in str(error)):
+    if isinstance(error, json.JSONDecodeError) or is_between(error):  # the first is an answer that was cut on its way
         return FAILED_S
     return PERMANENT
 

@@ -61,7 +61,9 @@ def _names(directory: Path) -> list[str]:
 def _rows(storage: Path) -> Iterator[bytes]:
     if not storage.is_file():
         return
-    with closing(sqlite3.connect(f"file:{quote(str(storage))}?mode=ro", uri=True)) as database:
+    # A writer that was killed leaves a journal, which only who may write can roll back.
+    mode = "rw" if storage.with_name(f"{storage.name}-journal").exists() else "ro"
+    with closing(sqlite3.connect(f"file:{quote(str(storage))}?mode={mode}", uri=True)) as database:
         kinds = database.execute("SELECT type, sql FROM sqlite_master WHERE name = 'points'").fetchall()
         if kinds and (kinds[0][0] != "table" or "virtual" in str(kinds[0][1]).lower()):
             raise ValueError("its points are no table")

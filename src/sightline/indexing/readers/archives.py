@@ -21,6 +21,7 @@ _BROKEN = (
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 # A document type comes before the root element; no writer puts more before that.
 _HEAD = 64 * 2**10
+_SAID_CHARACTERS = 200
 
 
 def opened(data: bytes, what: str) -> zipfile.ZipFile:
@@ -99,4 +100,5 @@ def _refuse_document_type(archive: zipfile.ZipFile, one: zipfile.ZipInfo) -> Non
 
 
 def _broken(name: str, error: Exception) -> UnreadableFile:
-    return UnreadableFile(f"broken at its part {name!r} ({error}); get it again, or open it and save it anew")
+    said = str(error)[:_SAID_CHARACTERS]  # which may hold a name of 64 KiB
+    return UnreadableFile(f"broken at its part {name[:_SAID_CHARACTERS]!r} ({said}); get it again, or open it and save it anew")

@@ -16,6 +16,7 @@ from sightline.indexing.readers.blocks import Blocks
 
 _SEPARATORS = ",;\t|"
 _LOOKED_AT = 50
+_MOST_COLUMNS = 2**14  # as in a spreadsheet
 _VALUE = re.compile(r"[\s\d.,:%$€£¥/+-]*")
 # How a spreadsheet says its separator in a first line of its own.
 _SAID = re.compile(r'(?:"sep=([^\w\n"])"|sep=([^\w\n"]))(?:\n|\Z)')
@@ -27,7 +28,7 @@ def read(text: str, source: str) -> Reading:
     """A table whose separator is the one that it names, or else the one that most rows agree on.
 
     Raises:
-        UnreadableFile: It makes more text than is read.
+        UnreadableFile: It makes more text than is read, or has more columns.
     """
     said = _SAID.match(text)
     if said is not None:
@@ -65,6 +66,9 @@ def _table(text: str, separator: str) -> Reading:
         rows = _rows(text, separator)
     blocks = Blocks()
     if rows:
+        width = max(len(cells) for _, cells in rows)
+        if width > _MOST_COLUMNS:
+            raise UnreadableFile(f"a row of {width:,} fields; at most {_MOST_COLUMNS:,} are read, as in a spreadsheet; split it")
         header, others = named_columns(rows)
         blocks.table([cells for _, cells in others], header, [{"row": number} for number, _ in others])
     return blocks.reading({})

@@ -23,6 +23,7 @@ from benchmarks import (
     overhead,
     peers,
     questions,
+    serving,
     sizes,
     startup,
     tokenizing,
@@ -48,6 +49,7 @@ _TITLES = {
     "growth": "Growth",
     "copy": "Copying",
     "questions": "Questions at once",
+    "serving": "The server",
     "dimensions": "Dimensions and quantisation",
     "sizes": "What a stored point takes",
 }
@@ -87,6 +89,7 @@ def _measure(
         "growth": lambda: growth.measure(work, _say),
         "copy": lambda: copying.measure(work, _say),
         "questions": lambda: questions.measure(dtype, rounds, _say),
+        "serving": lambda: serving.measure(work, dtype, rounds, _say),
         "dimensions": lambda: dimensions.measure(work, _say),
         "sizes": lambda: sizes.measure(work, _say),
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -50,3 +53,69 @@ class ChromaServer:
     def url(self) -> str:
         """A collection that nobody used yet."""
         return f"chroma+http://127.0.0.1:{self.port}/c{uuid.uuid4().hex[:12]}"
+
+
+class SightlineServer:
+    """`sightline serve` on a free port, with the lines of its log. Made when it is ready, or raises what it said instead."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "sightline", "serve", "--port", "0", "--device", "cpu", *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.lines: list[dict[str, Any]] = []
+        said = ""
+        for line in self._stderr():
+            said += line
+            if not line.startswith("{"):
+                continue
+            self.lines.append(json.loads(line))
+            if self.lines[-1]["message"] == "ready":
+                break
+        else:
+            self.process.stderr.close()
+            raise RuntimeError(f"sightline serve ended with {self.process.wait()}: {said}")
+        self.url = next(line["url"] for line in self.lines if line["message"] == "listening")
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def stop(self) -> int:
+        """Ask it to end (SIGTERM), and give its exit code."""
+        self.process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it has ended, and all it said is in `lines`."""
+        code = self.process.wait(timeout=120)
+        self._reader.join()
+        self.process.stderr.close()
+        return code
+
+    def kill(self) -> None:
+        """End it without a goodbye."""
+        self.process.kill()
+        self.wait()
+
+    def _read(self) -> None:
+        self.lines += [json.loads(line) for line in self._stderr() if line.startswith("{")]
+
+    def _stderr(self) -> Iterator[str]:
+        return iter(self.process.stderr.readline, "")
+
+
+class InfinityServer:
+    """Infinity's server with a model's folder, from the environment that `make bench-peers` makes."""
+
+    PROGRAM = Path(__file__).parent.parent / ".venv-infinity" / "bin" / "infinity_emb"
+
+    def __init__(self, folder: Path, name: str) -> None:
+        port = free_port()
+        command = [str(self.PROGRAM), "v2", "--model-id", str(folder), "--served-model-name", name, "--engine", "torch"]
+        command += ["--device", "cpu", "--dtype", "float32", "--no-bettertransformer", "--no-model-warmup"]
+        command += ["--port", str(port), "--url-prefix", "/v1", "--log-level", "error"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, **quiet)
+        self.base_url = f"http://127.0.0.1:{port}/v1"
+
+    def stop(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()

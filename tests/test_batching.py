@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -83,6 +85,16 @@ def test_lone_query_overtakes_a_bulk_job():
     assert queue.next(PACKED)[0].submission is query
 
 
+def test_a_querys_pass_isnt_filled_up_where_that_gains_nothing():
+    """On a CPU it would wait for all that it is put together with; on a GPU a small pass takes about as long as a large one."""
+    for policy, others in ((BatchPolicy(2000, evens_out=True), 2), (BatchPolicy(2000), 20)):
+        queue = SubmissionQueue()
+        submit(queue, [50] * 20)
+        submit(queue, [10], Priority.INTERACTIVE)
+        assert [len(item) for item in queue.next(policy)] == [10] + [50] * others
+        assert len(queue.next(policy, wait=False) or []) == 20 - others
+
+
 def test_small_call_of_the_same_priority_waits_for_one_batch_at_most():
     """A bulk job doesn't starve another caller of its own priority."""
     queue = SubmissionQueue()
@@ -90,6 +102,34 @@ def test_small_call_of_the_same_priority_waits_for_one_batch_at_most():
     queue.next(PACKED)
     small = submit(queue, [5])
     assert small in [item.submission for item in queue.next(PACKED)]
+
+
+def test_a_flood_of_queries_doesnt_starve_a_bulk_job():
+    """Every eighth batch begins with whoever is here longest."""
+    queue = SubmissionQueue()
+    bulk = submit(queue, [100] * 3)
+    served = []
+    for _ in range(24):
+        submit(queue, [100], Priority.INTERACTIVE)
+        served.append(queue.next(PACKED)[0].submission is bulk)
+    assert [turn for turn, was_bulk in enumerate(served, start=1) if was_bulk] == [8, 16, 24]
+
+
+def test_an_answered_call_is_freed_at_once():
+    """Not when Python next looks for cycles, by when a busy server holds the results of thousands."""
+    queue = SubmissionQueue()
+    submission = submit(queue, [5])
+    batch = queue.next(PACKED)
+    gc.disable()
+    try:
+        submission.deliver(batch, np.ones((1, 2), dtype=np.float32))
+        kept = weakref.ref(submission)
+        result = submission.future.result()
+        del submission, batch
+        assert queue.next(PACKED, wait=False) is None
+        assert (kept(), result.shape) == (None, (1, 2))
+    finally:
+        gc.enable()
 
 
 def test_concurrent_callers_share_a_batch():

@@ -21,8 +21,9 @@ from chromadb.api.models.Collection import Collection
 import sightline
 from clocks import Clock
 from servers import ChromaServer, free_port
+from sightline import retries
 from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreUnreachable, UsageError
-from sightline.stores import chroma, chroma_server, open_store, retries
+from sightline.stores import chroma, chroma_server, open_store
 from sightline.stores.filters import matches, parse_filter
 from sightline.testing import HashEmbedder, StoreConformance
 from sightline.types import Document, Head, Point, VectorLayout

@@ -751,6 +751,7 @@ def kill_at(process: subprocess.Popen[str], seconds: float) -> bool:
     return process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_a_killed_copy_is_finished_by_the_same_call(origin: str, tmp_path: Path) -> None:
     """Killed at four random instants, one after the other, it is not open in between and whole in the end."""

@@ -218,6 +218,7 @@ def test_vectors_are_those_of_one_device_in_input_order(bert: Path, two_nodes: d
         assert both.stats().texts == len(texts)
 
 
+@pytest.mark.slow
 def test_deterministic_bits_are_the_same_on_either_device(
     bert: Path, two_nodes: dict[int, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,6 +278,7 @@ def test_a_folder_is_indexed_and_searched_on_both(bert: Path, two_nodes: dict[in
     assert api.embed(["tide"], role=Role.QUERY, model=bert, devices="cpu").shape == (1, 64)
 
 
+@pytest.mark.slow
 def test_close_gives_all_copies_back(bert: Path, two_nodes: dict[int, tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
     """With their threads; closing twice is fine."""
     made: list[weakref.ref[Any]] = []
@@ -299,6 +301,7 @@ def test_close_gives_all_copies_back(bert: Path, two_nodes: dict[int, tuple[int,
         engine.embed_documents(["tide"])
 
 
+@pytest.mark.slow
 def test_loading_at_the_same_time_leaves_the_process_settings_alone(bert: Path, two_nodes: dict[int, tuple[int, ...]]) -> None:
     """transformers sets torch's number format and its own verbosity for a moment, which isn't made for threads."""
     from transformers.utils import logging
@@ -313,6 +316,7 @@ def test_loading_at_the_same_time_leaves_the_process_settings_alone(bert: Path, 
     assert settings() == before
 
 
+@pytest.mark.slow
 def test_a_process_ends_cleanly_without_close(bert: Path) -> None:
     """With a bulk job running on two copies, for which transformers was first imported by two threads at once."""
     script = (

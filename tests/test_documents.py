@@ -42,10 +42,10 @@ _EXIT_CODE = re.compile(r"\s+# exit code (\d)$")
 _SHELL = ("rm ", "echo ")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _CHROMA, _QDRANT = "chroma+http://localhost:8000/", "qdrant://localhost:6334/"
-# Options of other programs that the pages name: docker, chroma, and the benchmarks.
-# Of other programs, and of the benchmarks.
+# Options of other programs that the pages name: docker, chroma, sglang, and the benchmarks.
 _FOREIGN_OPTIONS = {
     "--detach", "--wait", "--path", "--host", "--port", "--cases", "--models", "--mixes", "--tokens", "--smoke", "--layers",
+    "--profile", "--publish", "--volume", "--env", "--model-path", "--is-embedding",
 }  # fmt: skip
 
 
@@ -283,7 +283,8 @@ def test_servers_are_started_as_they_can_be() -> None:
     """Services are those of docker-compose.yml, and Chroma's own command has the options that the pages give it."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
     texts = [page.read_text(encoding="utf-8") for page in PAGES]
-    composed = [one for text in texts for one in re.findall(r"docker compose up --detach --wait ?([\w-]*)", text)]
+    up = re.compile(r"docker compose (?:--profile \w+ )?up --detach --wait ?([\w-]*)")
+    composed = [one for text in texts for one in up.findall(text)]
     assert composed
     assert set(composed) <= {"", *services}
     chroma = str(Path(sys.executable).with_name("chroma"))

@@ -260,6 +260,7 @@ class TestTurns:
         out, _ = other.communicate("", timeout=30)
         assert out == "2\n"
 
+    @pytest.mark.slow
     def test_a_search_needs_not_wait_for_the_end_of_a_run(self, opened, started, tmp_path):
         """The writer gives its shard up between two writes, and goes on afterwards."""
         store = opened(f"edge:{tmp_path}/kb")

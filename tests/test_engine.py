@@ -21,7 +21,7 @@ from sightline.embedding import worker as worker_module
 from sightline.embedding.device import choose_device, choose_dtype
 from sightline.errors import EmbedderClosed, NonFiniteEmbedding, SightlineError, TextTooLong, UnknownInstruction, UsageError
 from sightline.protocols import Embedder
-from sightline.types import Priority, Role
+from sightline.types import Priority, Role, Truncation
 from texts import TEXTS, prose
 
 SOME = ["the lamp is lit", "", "a storm from the west", prose(120, seed=2), "東京"]
@@ -237,6 +237,16 @@ def test_truncation_is_counted_and_logged(minilm_folder, caplog):
     assert "2 of 3 texts were longer than 10 tokens and lost 34 tokens" in caplog.text
 
 
+def test_a_call_is_told_what_of_it_was_truncated(minilm_folder):
+    """By the number of the text, in its last event; nothing where nothing was lost."""
+    seen = []
+    with EmbeddingEngine(minilm_folder, device="cpu", max_length=16) as engine:
+        engine.embed_documents(["short", "word " * 26, "short"], on_progress=seen.append)
+        engine.embed_documents(["short"], on_progress=seen.append)
+    lost = [event.truncation for event in seen if event.texts_done == event.texts_total]
+    assert lost == [Truncation((1,), 12), None]
+
+
 def test_error_instead_of_truncation(minilm_folder):
     """And the engine goes on."""
     with EmbeddingEngine(minilm_folder, device="cpu", max_length=10, on_too_long="error") as engine:
@@ -429,6 +439,7 @@ def test_process_ends_cleanly_without_close(minilm_folder):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_two_engines_may_load_at_the_same_time(minilm_folder):
     """transformers' first import and its loading aren't made for two threads; torch's number format stays as it was."""
     script = (

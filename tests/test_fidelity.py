@@ -23,6 +23,9 @@ FAMILIES = {
     "qwen3": True, "bert": True, "bert-cls": True, "roberta": True, "xlm-roberta": True, "distilbert": True,
     "modernbert": True, "gemma3": True, "mpnet": False, "t5": False,
 }  # fmt: skip
+QUICK = ("qwen3", "bert", "xlm-roberta", "modernbert", "mpnet")
+# Of the texts; all of them are for the slow tests, because those of every length take a while.
+SHARES = pytest.mark.parametrize("share", [2, pytest.param(1, marks=pytest.mark.slow)], ids=["every second", "all"])
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -47,7 +50,9 @@ def test_there_are_enough_texts():
     assert len(set(TEXTS)) >= 60
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [one if one in QUICK else pytest.param(one, marks=pytest.mark.slow) for one in FAMILIES]
+)
 @pytest.mark.parametrize("half", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["native", "halved"])
 def test_family_equals_the_reference(make_model, family, half):
     """Every text of every family is within 1e-5 of sentence-transformers, in both roles."""
@@ -93,26 +98,30 @@ def test_modules_behind_the_pooling_equal_the_reference(make_model, changes):
         assert distances(folder, engine, TEXTS[:40]) <= FURTHEST
 
 
+@pytest.mark.slow
 def test_padding_is_exact_too(make_model):
     """A model that could be packed gives the same vectors padded."""
     with EmbeddingEngine(make_model("modernbert"), dtype="float32", device="cpu", pack=False) as engine:
         assert distances(make_model("modernbert"), engine, TEXTS) <= FURTHEST
 
 
-def test_true_qwen3_tokenizer_equals_the_reference(qwen3_folder):
+@SHARES
+def test_true_qwen3_tokenizer_equals_the_reference(qwen3_folder, share):
     """Random weights behind the true Qwen3-Embedding tokenizer, prompts and pooling."""
     with EmbeddingEngine(qwen3_folder, dtype="float32", device="cpu") as engine:
         assert engine.describe().family == "Qwen3-Embedding"
-        assert distances(qwen3_folder, engine, TEXTS) <= FURTHEST
-        assert distances(qwen3_folder, engine, TEXTS[::4], dimensions=engine.dimensions // 2) <= FURTHEST
+        assert distances(qwen3_folder, engine, TEXTS[::share]) <= FURTHEST
+        assert distances(qwen3_folder, engine, TEXTS[:: 4 * share], dimensions=engine.dimensions // 2) <= FURTHEST
 
 
-def test_minilm_equals_the_reference(minilm, minilm_folder):
+@SHARES
+def test_minilm_equals_the_reference(minilm, minilm_folder, share):
     """The real MiniLM in float32."""
-    assert distances(minilm_folder, minilm, TEXTS) <= FURTHEST
-    assert distances(minilm_folder, minilm, TEXTS[::4], dimensions=192) <= FURTHEST
+    assert distances(minilm_folder, minilm, TEXTS[::share]) <= FURTHEST
+    assert distances(minilm_folder, minilm, TEXTS[:: 4 * share], dimensions=192) <= FURTHEST
 
 
+@pytest.mark.slow
 def test_bfloat16_minilm_is_near_the_float32_reference(minilm_folder):
     """bfloat16 moves no text of the real MiniLM further than cosine 0.999."""
     theirs = reference(minilm_folder).encode(TEXTS, normalize_embeddings=True)

@@ -58,7 +58,7 @@ def test_own_forward_equals_the_stock_module(make_model, family):
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(one, marks=pytest.mark.slow) if "roberta" in one else one for one in OWN]
+    "family", [pytest.param(one, marks=pytest.mark.slow) if one not in ("bert", "qwen3") else one for one in OWN]
 )
 def test_own_forward_is_as_near_in_bfloat16(make_model, family):
     """bfloat16 moves our vectors no further from float32 than it moves the stock module's, and a half."""

@@ -18,17 +18,19 @@ import pytest
 import yaml
 
 import sightline
+from sightline.cli.serve import serve
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "sightline"
 KNOWLEDGE_BASE = ROOT / "examples" / "knowledge_base"
 
-FOUNDATION = {"types", "errors", "protocols", "contract", "metadata", "cutting", "patience", "keys"}
+FOUNDATION = {"types", "errors", "protocols", "contract", "metadata", "cutting", "patience", "keys", "retries"}
 # Part of the package -> the parts that it may import besides itself. "" is `sightline`, its public names.
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "patience": set(),
+    "retries": {"errors", "patience", "keys"},
     "protocols": {"types", "errors"},
     "contract": {"types", "errors", "protocols"},
     "metadata": {"types", "errors"},
@@ -44,9 +46,9 @@ MAY_IMPORT = {
     "stores": FOUNDATION,
     "indexing": FOUNDATION,
     "searching": FOUNDATION,
-    "serving": {"", "api", "errors", "types"},
+    "serving": {"", "api", "errors", "types", "keys"},
     "evaluation": {"", "api", "errors", "types"},
-    "cli": {"", "api", "errors", "types", "doctor", "keys"},
+    "cli": {"", "api", "errors", "types", "doctor", "keys", "serving"},
     "__main__": {"cli"},
 }
 # Third-party package -> where alone it may be imported, below src/sightline.
@@ -68,6 +70,11 @@ HOME_OF = {
     "lxml": "indexing/readers/",
     "defusedxml": "indexing/readers/",
     "pyarrow": "stores/parquet",
+    "starlette": "serving/",
+    "uvicorn": "serving/",
+    "pydantic": "serving/",
+    "prometheus_client": "serving/",
+    "orjson": "serving/",
     "rich": "cli/",
     "click": "cli/",
 }
@@ -262,8 +269,30 @@ def test_a_service_is_pinned_checked_and_private(service: str) -> None:
 
 def test_compose_does_not_expand_the_variables_of_a_health_check() -> None:
     """A dollar sign is doubled, so that the shell in the container sees it and compose doesn't."""
-    commands = json.dumps([service["healthcheck"] for service in services().values()])
+    commands = json.dumps([service["healthcheck"] for service in services().values() if "healthcheck" in service])
     assert "$" not in commands.replace("$$", "")
+
+
+@pytest.mark.parametrize("service", ["server", "server-cuda"])
+def test_our_server_in_a_container_is_private_and_asked_for(service: str) -> None:
+    """It is built from the Dockerfile, only where its profile is asked for, and no other machine reaches its port."""
+    described = services()[service]
+    assert described["profiles"]
+    assert all(str(port).startswith("127.0.0.1:") for port in described["ports"])
+    arguments = [str(one) for one in described["command"] if not str(one).startswith("$")]
+    options = {option for one in serve.params for option in one.opts}
+    assert arguments[0] == "serve"
+    assert {one for one in arguments if one.startswith("--")} <= options
+
+
+def test_the_image_runs_without_root_and_knows_when_it_is_ready() -> None:
+    """What follows USER runs as that user; the command is one that the command line has."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    starts = {line.partition(" ")[0]: number for number, line in enumerate(lines) if line}
+    assert lines[starts["USER"]] == "USER sightline"
+    assert starts["USER"] < starts["ENTRYPOINT"] < starts["CMD"]
+    assert lines[starts["CMD"]] == 'CMD ["serve", "--host", "0.0.0.0"]'
+    assert any("/health/ready" in line for line in lines)
 
 
 def test_the_chroma_server_is_the_one_that_is_tested() -> None:

@@ -30,8 +30,9 @@ from qdrant_client.local.local_collection import LocalCollection
 import sightline
 from clocks import Clock
 from qdrant_stand_in import NEVER_SET_KB, RunningServer
+from sightline import retries
 from sightline.errors import CollectionNotFound, StoreError, StoreLocked, StoreUnreachable, UsageError
-from sightline.stores import open_store, qdrant, qdrant_directory, qdrant_server, retries
+from sightline.stores import open_store, qdrant, qdrant_directory, qdrant_server
 from sightline.stores.filters import matches, parse_filter
 from sightline.stores.requests import RequestTooLarge
 from sightline.testing import HashEmbedder, StoreConformance

@@ -11,7 +11,7 @@ import pytest
 
 from clocks import Clock
 from sightline.patience import at_most, until
-from sightline.stores.retries import AWAY_S, FAILED_S, http_patience, retrying, seconds_asked
+from sightline.retries import AWAY_S, FAILED_S, http_patience, retrying, seconds_asked
 
 
 class Flaky:
@@ -182,7 +182,7 @@ def test_a_run_that_is_stopped_waits_no_longer():
 
 def test_each_retry_is_logged(clock: Clock, caplog: pytest.LogCaptureFixture):
     """A warning names what failed, how often and for how long, and the error in one line."""
-    with caplog.at_level(logging.WARNING, logger="sightline.stores.retries"):
+    with caplog.at_level(logging.WARNING, logger="sightline.retries"):
         run(Flaky(ConnectionError("refused\n\tby   the host")), clock)
     [record] = caplog.records
     message = record.getMessage()

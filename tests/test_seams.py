@@ -246,6 +246,7 @@ def test_chunks_are_the_same_without_tokens(minilm_folder, qwen3_folder, monkeyp
             assert not any(one.tokens for one in without)
 
 
+@pytest.mark.slow
 def test_a_collection_is_the_same_to_the_bit_whether_tokens_are_handed_on_or_not(minilm_folder, tmp_path, monkeypatch):
     """Ids, texts, metadata, vectors and counts; and the engine is given what is known."""
     folder = tmp_path / "kb"

@@ -72,6 +72,14 @@ def test_each_looks_with_its_own_instruction_and_dimensions(qwen3: Path) -> None
             plain.embed_queries(["moon"], instruction="mine")
 
 
+def test_a_description_has_ones_own_dimensions_and_instructions(qwen3: Path) -> None:
+    """All else is the engine's."""
+    with open_embedder(qwen3, device="cpu", dimensions=32, instructions={"mine": "Find it"}) as one:
+        described = one.describe()
+        assert (described.dimensions, described.native_dimensions) == (32, 64)
+        assert described.instructions["mine"] == "Instruct: Find it\nQuery: "
+
+
 def test_wrong_arguments_raise_at_once(qwen3: Path) -> None:
     """Before anything is loaded."""
     with pytest.raises(DimensionError):

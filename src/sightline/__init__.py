@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         remove_dimension,
     )
     from sightline.embedding.engine import EmbeddingEngine
+    from sightline.embedding.remote import RemoteEmbedder
     from sightline.embedding.shared import open_embedder
     from sightline.errors import UnreadableFile
     from sightline.indexing.readers import Reading, formats, register_reader
@@ -46,6 +47,7 @@ __all__ = [
     "ParseLimits",
     "Quantization",
     "Reading",
+    "RemoteEmbedder",
     "Shortlist",
     "TokenizedText",
     "UnreadableFile",
@@ -78,6 +80,7 @@ _HOMES = {
     "ParseLimits": "sightline.api",
     "Quantization": "sightline.types",
     "Reading": "sightline.indexing.readers",
+    "RemoteEmbedder": "sightline.embedding.remote",
     "Shortlist": "sightline.types",
     "TokenizedText": "sightline.types",
     "UnreadableFile": "sightline.errors",

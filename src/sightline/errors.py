@@ -15,6 +15,7 @@
     │   ├── TextTooLong            beyond max_length while on_too_long="error"
     │   └── NonFiniteEmbedding     the model gave NaN or infinity for a text
     ├── EmbedderClosed             used after close()
+    ├── ServerFailed               an embedding server can't be reached, or answers what it shouldn't (exit code 4)
     ├── DeviceFailed               a device was lost, and the engine with it
     ├── ContractMismatch           the collection was made by other eyes (exit code 3)
     └── StoreError                 the store can't do what it was asked (exit code 4)
@@ -105,6 +106,12 @@ class EmbedderClosed(SightlineError):
 
     def __init__(self, message: str = "This embedder was closed; make a new one.") -> None:
         super().__init__(message)
+
+
+class ServerFailed(SightlineError):
+    """An embedding server that can't be reached, refuses the key or the model, or answers what it shouldn't."""
+
+    exit_code = 4
 
 
 class DeviceFailed(SightlineError):

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sightline.contract import Contract
-from sightline.embedding.models import DEFAULT_MODEL, full_name, is_local
+from sightline.embedding.models import DEFAULT_MODEL, full_name, is_local, is_remote
 from sightline.embedding.shared import open_embedder
 from sightline.errors import ModelNotFound, UntrustedModel, UsageError
 from sightline.layouts import check_stored
@@ -125,7 +125,11 @@ def _check_trust(name: str, revision: str | None) -> None:
     if is_trusted(name, revision):
         return
     raise UntrustedModel(
-        f"The collection names the model {name!r}, which isn't on this machine. To fetch it from the hub, say --trust, name it "
+        f"The collection names the model {name!r}, which isn't on this machine. To {_get(name)}, say --trust, name it "
         f"with --model {shlex.quote(name)}, or list it in the environment variable {TRUSTED_MODELS_VARIABLE}. "
         "A copy of it may stand in: --model FOLDER"
     )
+
+
+def _get(name: str) -> str:
+    return "ask that server" if is_remote(name) else "fetch it from the hub"

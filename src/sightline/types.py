@@ -81,12 +81,28 @@ class EmbedderIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Truncation:
+    """Which of one call's texts were too long, and how many of their tokens the model doesn't read.
+
+    `dropped_tokens` is exact unless `estimated`, as in `EmbeddingStats`.
+    """
+
+    rows: tuple[int, ...]
+    dropped_tokens: int
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingProgress:
-    """How far one embedding call is. Counts are of this call only."""
+    """How far one embedding call is. Counts are of this call only.
+
+    `truncation` is known once all texts are tokenised, and so in the last event at the latest; None is that nothing was lost.
+    """
 
     texts_done: int
     texts_total: int
     tokens_done: int
+    truncation: Truncation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,8 @@ def test_two_rebuilds_at_once(places: Callable[..., str], attack: Attack, kind: 
             assert {hit.text.split("version")[1][0] for hit in collection.search("lamp1", k=300)} == {"2"}
 
 
-@pytest.mark.parametrize("kind", ["chroma", *map(slow, ["edge", "qdrant+grpc", "chroma+http"])])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["edge", "chroma", "qdrant+grpc", "chroma+http"])
 def test_rows_beside_runs(places: Callable[..., str], attack: Attack, kind: str) -> None:
     """What was acknowledged is there, what was refused isn't, and no run touches either."""
     url, over = places(kind, "kb"), threading.Event()

@@ -26,10 +26,10 @@ from clocks import Clock
 from qdrant_rest_stand_in import RestStandIn
 from qdrant_stand_in import RunningServer
 from servers import ChromaServer
-from sightline import index
+from sightline import index, retries
 from sightline.errors import CollectionNotFound, DimensionError, StoreError, StoreUnreachable
 from sightline.indexing.background import Background
-from sightline.stores import chroma_server, leases, open_store, qdrant_server, retries
+from sightline.stores import chroma_server, leases, open_store, qdrant_server
 from sightline.testing import HashEmbedder
 from sightline.types import Point, VectorLayout
 

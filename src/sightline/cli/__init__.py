@@ -24,6 +24,7 @@ from sightline.cli.output import echo
 from sightline.cli.plan import plan
 from sightline.cli.remove import remove
 from sightline.cli.search import search
+from sightline.cli.serve import serve
 from sightline.cli.signals import Signals, exit_code
 from sightline.errors import SightlineError
 
@@ -60,7 +61,7 @@ def cli() -> None:
     """Turn a folder of documents into a collection that is searched by meaning."""
 
 
-for _command in (index, search, inspect, remove, dimensions, adopt, copy, embed, formats, plan, doctor):
+for _command in (index, search, inspect, remove, dimensions, adopt, copy, embed, formats, plan, serve, doctor):
     cli.add_command(_command)
 
 

@@ -11,7 +11,12 @@ from sightline.cli.output import echo
 
 @click.command(short_help="Take over a collection that another program filled.")
 @click.argument("url")
-@click.option("--model", required=True, metavar="MODEL", help="What its vectors are of: folder, package:NAME or hub name.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="MODEL",
+    help="What its vectors are of: folder, package:NAME, hub name or openai+http://HOST:PORT/v1#NAME.",
+)
 @run_options
 def adopt(url: str, model: str, device: str | None, devices: tuple[str, ...] | None, dtype: str | None) -> None:
     """Check a sample of the stored vectors against MODEL; where they agree, write a contract.

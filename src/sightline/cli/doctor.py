@@ -13,7 +13,7 @@ from sightline.doctor import ModelReport, Report, examine
 
 
 @click.command(short_help="Show what is installed and whether a model works here.")
-@click.option("--model", metavar="MODEL", help="Load this one and check it: folder, package:NAME or hub name.")
+@click.option("--model", metavar="MODEL", help="Load this one, or ask a server, and check it: folder, package:NAME, hub name, openai+http://...")
 @json_option("the report")
 def doctor(model: str | None, as_json: bool) -> int:
     """Show Python, packages, device and model cache; with --model, load that model and check it.

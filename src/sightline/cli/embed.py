@@ -18,7 +18,7 @@ from sightline.types import FloatArray, Role
 
 @click.command(short_help="Turn lines of text into vectors.")
 @click.argument("file", default="-", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--model", default=api.DEFAULT_MODEL, show_default=True, metavar="MODEL", help="Folder, package:NAME or hub name.")
+@click.option("--model", default=api.DEFAULT_MODEL, show_default=True, metavar="MODEL", help="Folder, package:NAME, hub name or openai+http://HOST:PORT/v1#NAME.")
 @click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What the lines are.")
 @click.option("--dimensions", type=int, metavar="N", help="Length of the vectors. Default: the model's own.")
 @click.option("--instruction", metavar="NAME_OR_TEXT", help="Default: the role's own.")

@@ -27,7 +27,8 @@ _SKIPPED_SHOWN = 20
 @click.option(
     "--model",
     metavar="MODEL",
-    help=f"Folder, package:NAME or hub name. Default: the collection's own; for a new one {api.DEFAULT_MODEL}.",
+    help="Folder, package:NAME, hub name, or on a server openai+http://HOST:PORT/v1#NAME. Default: the collection's own; for a"
+    f" new one {api.DEFAULT_MODEL}.",
 )
 @layout_options
 @click.option("--root", "roots", multiple=True, metavar="NAME=PATH", help="A folder, and the name that its sources begin with.")

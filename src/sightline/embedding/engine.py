@@ -53,6 +53,7 @@ from sightline.types import (
     Priority,
     Role,
     TokenizedText,
+    Truncation,
 )
 
 if TYPE_CHECKING:
@@ -322,8 +323,8 @@ class EmbeddingEngine(BaseEmbedder):
         call = _Call(texts, self._instructions.prompt(role, instruction))
         cleaned = [clean(text, self._clean) for text in texts]
         inputs = self.tokenizer.tokenize(cleaned, call.prompt, "truncate" if self._on_too_long == "truncate" else "error")
-        for one in inputs:
-            call.note(one)
+        for row, one in enumerate(inputs):
+            call.note(row, one)
         self._report_truncation(call)
         return [TokenizedText(one.parts[0].ids.tolist(), one.parts[0].prompt_length) for one in inputs]
 
@@ -446,12 +447,13 @@ class EmbeddingEngine(BaseEmbedder):
             submission.fail(error)
             return
         if call.exhausted:
+            submission.truncation = call.truncation()
             self._report_truncation(call)
         if self._queue.add(submission, items, exhausted=call.exhausted):
             self._feed_later(submission, call)
 
     def _report_truncation(self, call: _Call) -> None:
-        self._counts.add_truncation(call.truncated_texts, call.dropped_tokens, call.estimated)
+        self._counts.add_truncation(len(call.truncated_rows), call.dropped_tokens, call.estimated)
         call.warn_of_truncation(self.max_length)
 
     def _tokenized(self, submission: Submission, call: _Call) -> list[Item]:
@@ -466,8 +468,8 @@ class EmbeddingEngine(BaseEmbedder):
             else:
                 cleaned = [clean(text, self._clean) if isinstance(text, str) else text for text in run]
                 inputs += self.tokenizer.tokenize(cleaned, call.prompt, self._on_too_long, first + start)
-        for one in inputs:
-            call.note(one)
+        for row, one in enumerate(inputs, start=first):
+            call.note(row, one)
         return [
             Item(submission, row, part, len(one.parts), index)
             for row, one in enumerate(inputs, start=first)
@@ -494,7 +496,7 @@ class _Call:
     texts: Texts
     prompt: str
     position: int = 0
-    truncated_texts: int = 0
+    truncated_rows: list[int] = field(default_factory=list)
     dropped_tokens: int = 0
     estimated: bool = False
 
@@ -513,18 +515,21 @@ class _Call:
             self.position += 1
         return first, self.texts[first : self.position]
 
-    def note(self, tokenized: TokenizedInput) -> None:
+    def note(self, row: int, tokenized: TokenizedInput) -> None:
         if tokenized.dropped_tokens:
-            self.truncated_texts += 1
+            self.truncated_rows.append(row)
             self.dropped_tokens += tokenized.dropped_tokens
             self.estimated |= tokenized.estimated
 
+    def truncation(self) -> Truncation | None:
+        return Truncation(tuple(self.truncated_rows), self.dropped_tokens, self.estimated) if self.truncated_rows else None
+
     def warn_of_truncation(self, max_length: int) -> None:
-        if self.truncated_texts:
+        if self.truncated_rows:
             about = "about " if self.estimated else ""
             log.warning(
                 "%d of %d texts were longer than %d tokens and lost %s%d tokens (on_too_long='error' or 'average' instead)",
-                self.truncated_texts, len(self.texts), max_length, about, self.dropped_tokens,
+                len(self.truncated_rows), len(self.texts), max_length, about, self.dropped_tokens,
             )  # fmt: skip
 
 

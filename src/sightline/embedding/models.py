@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 DEFAULT_MODEL = "Qwen/Qwen3-Embedding-0.6B"
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
+# A model on an embedding server is named by its address and the name that it has there: openai+http://HOST:PORT/v1#MODEL.
+REMOTE_SCHEMES = {"openai+http": "http", "openai+https": "https"}
+
 _PACKAGE = "package:"
 _HUB_NAME = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?")
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "*.py"]
@@ -213,6 +216,11 @@ def load_spec(model: str | Path, *, revision: str | None = None, pooling: str | 
     return _hub_spec(name, revision, pooling)
 
 
+def is_remote(model: object) -> bool:
+    """Whether a model's name is the address of an embedding server."""
+    return isinstance(model, str) and model.partition("://")[0] in REMOTE_SCHEMES
+
+
 def is_local(model: str | Path, revision: str | None = None) -> bool:
     """Whether `load_spec` would find the model, whole, without asking the hub."""
     name = str(model)
@@ -229,6 +237,8 @@ def is_local(model: str | Path, revision: str | None = None) -> bool:
 
 def full_name(model: str | Path) -> str:
     """What `load_spec` finds the same model by from any working directory: a folder's whole path, any other name as it is."""
+    if is_remote(model):
+        return str(model)
     folder = Path(model).expanduser()
     return str(folder.resolve() if folder.is_dir() else model)
 
@@ -290,7 +300,10 @@ def refuse_own_code(spec: ModelSpec) -> None:
 
 def is_matryoshka(model: str, revision: str | None = None) -> bool | None:
     """Whether a model was trained to be cut, as far as that is known without asking the hub; None is unknown."""
-    if any(fnmatch.fnmatchcase(model, pattern) for pattern in MATRYOSHKA_MODELS):
+    if is_remote(model):
+        model = model.partition("#")[2]
+    # Servers often leave out the owner's name.
+    if any(fnmatch.fnmatchcase(model, one) for pattern in MATRYOSHKA_MODELS for one in (pattern, pattern.partition("/")[2])):
         return True
     try:
         return load_spec(model, revision=revision).matryoshka if is_local(model, revision) else None

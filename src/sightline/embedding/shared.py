@@ -14,17 +14,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from sightline.embedding.base import BaseEmbedder
-from sightline.embedding.engine import EmbeddingEngine
-from sightline.embedding.models import DEFAULT_MODEL, full_name
+from sightline.embedding.engine import EmbeddingEngine, EngineDescription
+from sightline.embedding.models import DEFAULT_MODEL, full_name, is_remote
 from sightline.embedding.seams import Reading
 from sightline.embedding.tokens import OnTooLong
-from sightline.errors import EmbedderClosed
+from sightline.errors import EmbedderClosed, UsageError
 from sightline.protocols import InstructionLike, Texts
 from sightline.types import (
     EmbedderIdentity,
@@ -36,9 +36,22 @@ from sightline.types import (
     Role,
 )
 
+if TYPE_CHECKING:
+    from sightline.embedding.remote import RemoteEmbedder
+
 _engines: weakref.WeakValueDictionary[Any, EmbeddingEngine] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
 _DEFAULTS = {name: one.default for name, one in inspect.signature(EmbeddingEngine.__init__).parameters.items()}
+
+
+class _Sight(TypedDict):
+    """What each has of its own."""
+
+    dimensions: int | None
+    query_instruction: InstructionLike
+    document_instruction: InstructionLike
+    instructions: Mapping[str, str | Instruction] | None
+    instruction_template: str | None
 
 
 class RunSettings(TypedDict, total=False):
@@ -70,13 +83,15 @@ def open_embedder(
     instructions: Mapping[str, str | Instruction] | None = None,
     instruction_template: str | None = None,
     **settings: Unpack[RunSettings],
-) -> SharedEmbedder:
+) -> SharedEmbedder | RemoteEmbedder:
     """An embedder that shares its model with every other one of the same model and settings in this process.
 
-    Cheap to make: weights load at the first text of the first of them, and go when the last one is closed or forgotten.
+    Cheap to make: weights load at the first text of the first of them, and go when the last one is closed or forgotten. A model
+    on a server is a `RemoteEmbedder`.
 
     Args:
-        model: A folder, `package:NAME` (a folder in an installed Python package), or a hub name.
+        model: A folder, `package:NAME` (a folder in an installed Python package), a hub name, or a server's model:
+            `openai+http://HOST:PORT/v1#MODEL`.
         dimensions: Length of this one's vectors; None is the model's own.
         query_instruction: What this one's queries look with; None is the model's own.
         document_instruction: The same for documents.
@@ -87,14 +102,16 @@ def open_embedder(
     Raises:
         ModelNotFound, ModelError, DimensionError, UnknownInstruction, UsageError: As for `EmbeddingEngine`.
     """
-    return SharedEmbedder(
-        _shared_engine(model, settings),
-        dimensions=dimensions,
-        query_instruction=query_instruction,
-        document_instruction=document_instruction,
-        instructions=instructions,
-        instruction_template=instruction_template,
-    )
+    sight: _Sight = {
+        "dimensions": dimensions,
+        "query_instruction": query_instruction,
+        "document_instruction": document_instruction,
+        "instructions": instructions,
+        "instruction_template": instruction_template,
+    }
+    if is_remote(model):
+        return _remote(str(model), settings, sight)
+    return SharedEmbedder(_shared_engine(model, settings), **sight)
 
 
 class SharedEmbedder(BaseEmbedder):
@@ -147,6 +164,10 @@ class SharedEmbedder(BaseEmbedder):
         document, query = self._instructions.prompt(Role.DOCUMENT), self._instructions.prompt(Role.QUERY)
         return replace(self.engine.identity(), document_prompt=document, query_prompt=query)
 
+    def describe(self) -> EngineDescription:
+        """What the shared engine is and how it runs, with this one's own dimensions and instructions."""
+        return replace(self.engine.describe(), dimensions=self._dimensions, instructions=self.instructions)
+
     def stats(self) -> EmbeddingStats:
         """What the shared engine has done so far, for whomever."""
         return self.engine.stats()
@@ -198,6 +219,18 @@ class SharedEmbedder(BaseEmbedder):
     def close(self) -> None:
         """Let the model go; the last one to do so frees it. Closing twice is fine."""
         self._engine = None
+
+
+def _remote(url: str, settings: RunSettings, sight: _Sight) -> RemoteEmbedder:
+    """An embedder of its own: what is shared is the server."""
+    from sightline.embedding.remote import RemoteEmbedder  # loads an HTTP client
+
+    # A server batches as it likes; which of its vectors agree to the bit isn't for us to say.
+    theirs = [name for name, value in settings.items() if value not in (None, _DEFAULTS.get(name)) and name != "deterministic"]
+    if theirs:
+        names = ", ".join(theirs)
+        raise UsageError(f"{url} runs as its server was started, and {names} is for a model on this machine. Leave it out.")
+    return RemoteEmbedder.from_url(url, **sight)
 
 
 def _shared_engine(model: str | Path, settings: RunSettings) -> EmbeddingEngine:

@@ -2,26 +2,30 @@
 
 A submission is one call. Batches are filled from the most urgent submission first, then from the others, so that concurrent
 callers share batches. Within a priority the submission that has had the fewest tokens goes first: a query beside a bulk job of
-the same priority waits for one batch, not for the job.
+the same priority waits for one batch, not for the job. Now and then it is the turn of whoever is here longest.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from sightline.cutting import cut
 from sightline.embedding.batching import BatchPolicy, Filling
 from sightline.embedding.tokens import TokenizedPart
-from sightline.types import EmbeddingProgress, FloatArray, OnEmbeddingProgress, Priority
+from sightline.types import EmbeddingProgress, FloatArray, OnEmbeddingProgress, Priority, Truncation
 
 # A batch of fewer tokens isn't worth a stream of its own.
 LEAST_SHARE = 128
+# Every so many batches one begins with whoever is here longest, whom a flood of more urgent calls would starve.
+_TURN_OF_THE_OLDEST = 8
 # Shares are a little larger than even, or one text would be left over for a pass of its own.
 _SLACK = 16
 
@@ -65,12 +69,14 @@ class Submission:
     served_tokens: int = 0
     tokens_done: int = 0
     rows_done: int = 0
+    truncation: Truncation | None = None  # set before the last items are queued
 
     def __post_init__(self) -> None:
         self._result: FloatArray = np.empty((self.num_texts, self.dimensions), dtype=np.float32)
         self._parts: dict[int, dict[int, FloatArray]] = {}
         self._lock = threading.RLock()  # several streams may deliver at once
-        self.future.add_done_callback(self._let_go)
+        # Weakly: a future keeps its callbacks, and a cycle would keep the result until Python looks for cycles, which is rare.
+        self.future.add_done_callback(partial(_let_go, weakref.ref(self)))
 
     @property
     def over(self) -> bool:
@@ -85,7 +91,7 @@ class Submission:
             self.rows_done += self._store(items, vectors)
             self.tokens_done += sum(map(len, items))
             if self.on_progress is not None:
-                self.on_progress(EmbeddingProgress(self.rows_done, self.num_texts, self.tokens_done))
+                self.on_progress(EmbeddingProgress(self.rows_done, self.num_texts, self.tokens_done, self.truncation))
             if self.rows_done == self.num_texts and self.future.set_running_or_notify_cancel():
                 self.future.set_result(self._result)
 
@@ -94,10 +100,6 @@ class Submission:
         with self._lock:
             if not self.over and self.future.set_running_or_notify_cancel():
                 self.future.set_exception(error)
-
-    def _let_go(self, _: Future[FloatArray]) -> None:
-        """The device thread remembers its last submissions, which must not keep the engine of who asked."""
-        self.refill = None
 
     def _store(self, items: list[Item], vectors: FloatArray) -> int:
         """Write finished rows; returns how many."""
@@ -118,6 +120,13 @@ class Submission:
         return 1
 
 
+def _let_go(done: weakref.ref[Submission], _: Future[FloatArray]) -> None:
+    """The device thread remembers its last submissions, which must not keep the engine of who asked."""
+    submission = done()
+    if submission is not None:
+        submission.refill = None
+
+
 class SubmissionQueue:
     """Items of all submissions, handed out batch by batch. Thread-safe."""
 
@@ -127,6 +136,7 @@ class SubmissionQueue:
         self._low_water = low_water
         self._closed_with: BaseException | None = None
         self._running_tokens = 0
+        self._batches = 0
 
     def open(self, submission: Submission) -> None:
         """Take a submission on, before its first items are there, so that `close` answers it whatever happens."""
@@ -168,6 +178,7 @@ class SubmissionQueue:
                     return None
                 self._condition.wait()
             self._running_tokens += sum(map(len, items))
+            self._batches += 1
             hungry = [submission for submission in self._active if self._is_hungry(submission)]
             for submission in hungry:
                 submission.refilling = True
@@ -232,12 +243,23 @@ class SubmissionQueue:
         return sum(len(item) for submission in self._active for item in submission.waiting)
 
     def _fill(self, policy: BatchPolicy) -> list[Item]:
-        filling, items = Filling(policy), []
-        for submission in sorted(self._active, key=lambda one: (one.priority, one.served_tokens)):
+        filling = Filling(policy)
+        items: list[Item] = []
+        for submission in self._in_turn():
+            if items and policy.evens_out and submission.priority > items[0].submission.priority:
+                # The urgent ones go at once: to fill their pass up would make them wait for it, and gain nothing.
+                filling.policy = replace(policy, max_batch_tokens=min(policy.max_batch_tokens, LEAST_SHARE))
             taken = _take(submission, filling)
             submission.served_tokens += sum(map(len, taken))
             items += taken
         return items
+
+    def _in_turn(self) -> list[Submission]:
+        in_turn = sorted(self._active, key=lambda one: (one.priority, one.served_tokens))
+        if (self._batches + 1) % _TURN_OF_THE_OLDEST == 0:
+            oldest = next((one for one in self._active if one.waiting), None)  # they stand in the order in which they came
+            in_turn.sort(key=lambda one: one is not oldest)
+        return in_turn
 
 
 def _take(submission: Submission, filling: Filling) -> list[Item]:

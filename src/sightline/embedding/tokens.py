@@ -79,7 +79,7 @@ class Tokenizer:
             InputError: A text isn't valid Unicode, or gives no token at all.
         """
         for number, text in enumerate(texts, start=first):
-            _check_unicode(text, number)
+            check_unicode(text, number)
         contents = self._contents([prompt + text for text in texts], whole=on_too_long == "average")
         prompt_ids = self.bare([prompt])[0] if prompt else []
         prompt_length = len(self.prefix) + len(prompt_ids) if prompt else 0
@@ -116,7 +116,7 @@ class Tokenizer:
     def count(self, texts: Sequence[str], prompt: str = "") -> list[int]:
         """Tokens of each text, prompt and special tokens included, however long."""
         for number, text in enumerate(texts):
-            _check_unicode(text, number)
+            check_unicode(text, number)
         overhead = len(self.prefix) + len(self.suffix)
         return [len(ids) + overhead for ids in self.bare([prompt + text for text in texts])]
 
@@ -172,7 +172,7 @@ class Tokenizer:
     def _read(self, texts: Sequence[str]) -> list[Any]:
         """Encodings with their offsets. `encode` would hold the interpreter's lock for as long as it takes."""
         for number, text in enumerate(texts):
-            _check_unicode(text, number)
+            check_unicode(text, number)
         if len(texts) == 1 and len(texts[0]) <= _ONE_GO:
             return [self._tokenizer.encode(texts[0], add_special_tokens=False)]
         return list(self._tokenizer.encode_batch(list(texts), add_special_tokens=False))
@@ -276,7 +276,8 @@ def _spans(encoding: Any) -> npt.NDArray[np.int32]:
     return np.fromiter(chain.from_iterable(encoding.offsets), dtype=np.int32).reshape(-1, 2)
 
 
-def _check_unicode(text: str, number: int) -> None:
+def check_unicode(text: str, number: int) -> None:
+    """Raise InputError for what isn't a text that can be encoded; `number` is which one it is."""
     if not isinstance(text, str):
         raise InputError(f"Text {number} is {type(text).__name__}, not str. Pass a list of strings (or of TokenizedText).")
     if text.isascii():

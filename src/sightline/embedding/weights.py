@@ -70,7 +70,10 @@ class Weights:
         return self.stack(*names) if any(name in self for name in names) else None
 
     def _add(self, path: Path, prefixes: Sequence[str]) -> None:
-        file = self._open.enter_context(safe_open(path, framework="pt"))
+        try:
+            file = self._open.enter_context(safe_open(path, framework="pt"))
+        except SafetensorError as error:
+            raise ModelError(f"{path} is broken ({error}), as after an interrupted download. Fetch the model again.") from error
         for stored in file.keys():  # noqa: SIM118 - no dictionary: it can't be walked
             prefix = next((prefix for prefix in prefixes if stored.startswith(prefix)), "")
             self._files[stored.removeprefix(prefix)] = (file, stored)

@@ -73,14 +73,19 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChunkSettings:
-    """How long a chunk may be, and how much of its end the next one repeats; in the model's own tokens without special ones."""
+    """How long a chunk may be, and how much of its end the next one repeats; in the model's own tokens without special ones.
+
+    `estimated` where there is no tokenizer, so that tokens are guessed from the characters.
+    """
 
     max_tokens: int
     overlap_tokens: int = 0
+    estimated: bool = False
 
     def label(self) -> str:
         """What a collection remembers of how its documents were cut."""
-        return f"{_CHUNKER}:{self.max_tokens}" + (f"+{self.overlap_tokens}" if self.overlap_tokens else "")
+        overlap = f"+{self.overlap_tokens}" if self.overlap_tokens else ""
+        return f"{_CHUNKER}:{self.max_tokens}{overlap}{' estimated' if self.estimated else ''}"
 
 
 def default_settings(
@@ -100,7 +105,7 @@ def default_settings(
     overlap = overlap_tokens or 0
     if not 0 <= overlap <= chunk_tokens // 2:
         raise UsageError(f"An overlap of {overlap} tokens is out of range: 0 to {chunk_tokens // 2}, half of a chunk.")
-    return ChunkSettings(chunk_tokens, overlap)
+    return ChunkSettings(chunk_tokens, overlap, estimated=embedder.count_tokens([""]) is None)
 
 
 def tokenized(documents: Sequence[Document], embedder: Tokens) -> list[DocumentTokens]:

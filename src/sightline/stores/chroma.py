@@ -38,6 +38,7 @@ from sightline.errors import (
 )
 from sightline.keys import hide_keys
 from sightline.protocols import StoreCapabilities
+from sightline.retries import FAILED_S, PERMANENT, retrying
 from sightline.stores.checks import (
     checked_addition,
     checked_ids,
@@ -75,7 +76,6 @@ from sightline.stores.payload import (
     to_flat,
 )
 from sightline.stores.requests import Requests
-from sightline.stores.retries import FAILED_S, PERMANENT, retrying
 from sightline.stores.room import disk_full, has_little_room, is_full
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
 

@@ -17,11 +17,7 @@ from chromadb.config import Settings, System
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
 from sightline.keys import hide_keys
 from sightline.patience import at_most
-from sightline.stores.checks import store_closed
-from sightline.stores.chroma import OLD, WRITER, Database, is_between, is_taken
-from sightline.stores.leases import PARTING_S, Lease
-from sightline.stores.requests import RequestTooLarge
-from sightline.stores.retries import (
+from sightline.retries import (
     AWAY_S,
     FAILED_S,
     FIRST_S,
@@ -31,6 +27,10 @@ from sightline.stores.retries import (
     retrying,
     seconds_asked,
 )
+from sightline.stores.checks import store_closed
+from sightline.stores.chroma import OLD, WRITER, Database, is_between, is_taken
+from sightline.stores.leases import PARTING_S, Lease
+from sightline.stores.requests import RequestTooLarge
 
 _LEASE_KEY = "sightline_lease"
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}

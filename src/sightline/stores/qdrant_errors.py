@@ -22,9 +22,9 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from sightline.errors import StoreError, StoreUnreachable
 from sightline.keys import hide_keys
+from sightline.retries import AWAY_S, FAILED_S, PERMANENT, http_patience, seconds_asked
 from sightline.stores.checks import collection_not_found
 from sightline.stores.requests import RequestTooLarge
-from sightline.stores.retries import AWAY_S, FAILED_S, PERMANENT, http_patience, seconds_asked
 from sightline.stores.room import disk_full, is_full
 
 API_KEY_VARIABLE = "QDRANT_API_KEY"

@@ -19,6 +19,7 @@ from qdrant_client.conversions.conversion import GrpcToRest, payload_to_grpc
 
 from sightline.errors import CollectionNotFound, StoreError, StoreUnreachable
 from sightline.patience import at_most
+from sightline.retries import AWAY_S, FIRST_S, PERMANENT, READING_S, retrying
 from sightline.stores.checks import store_closed
 from sightline.stores.leases import Lease
 from sightline.stores.payload import HEAD_KEY, POINT_KEY, SOURCE_KEY, TEXT_KEY, VISIBLE_SOURCE_KEY
@@ -38,7 +39,6 @@ from sightline.stores.qdrant_errors import (
     without_client_warnings,
 )
 from sightline.stores.qdrant_names import defer_indexing
-from sightline.stores.retries import AWAY_S, FIRST_S, PERMANENT, READING_S, retrying
 from sightline.types import FloatArray
 
 _log = logging.getLogger(__name__)

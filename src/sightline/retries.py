@@ -16,7 +16,7 @@ from sightline.patience import patience
 try:
     import tenacity
 except ImportError as error:
-    raise MissingExtra("A store on a server", package="tenacity", extra="qdrant,chroma") from error
+    raise MissingExtra("Speaking to a server", package="tenacity", extra="qdrant,chroma,remote") from error
 
 T = TypeVar("T")
 

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import uvicorn
 
@@ -56,7 +57,8 @@ def opened_service(settings: ServerSettings, resources: ExitStack) -> Service:
     model, revision = _model_of(settings)
     if is_remote(model):
         raise UsageError(f"{model} is on a server already; this one runs a model on this machine. Name it: --model MODEL")
-    embedder = resources.enter_context(
+    # Any: the types don't know that one on a server was refused above.
+    embedder: Any = resources.enter_context(
         open_embedder(
             model, revision=revision, dimensions=settings.dimensions, instructions=settings.instructions, device=settings.device,
             devices=settings.devices, dtype=settings.dtype, max_length=settings.max_length,

@@ -450,6 +450,7 @@ class TestServer:
         assert reader._database.find(lease) is None
         assert [one for one in collections_of(server) if one.startswith(store._name)] == [store._name]
 
+    @pytest.mark.slow
     def test_what_a_killed_release_left_goes_with_the_next(self, opened, server):
         """A lease is renamed and then removed; one that was only renamed isn't in the way of the next."""
         store = opened(server.url())

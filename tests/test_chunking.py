@@ -303,6 +303,7 @@ def test_an_edit_changes_at_most_three_chunks(lengths, seed, length, data, opera
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_edits_of_long_sections_change_few_chunks():
     """Over a thousand edits of long sections a change touches 1.6 chunks in the mean, and hardly ever more than three."""
     rng = random.Random(0)

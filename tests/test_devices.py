@@ -268,6 +268,7 @@ def test_shared_engines_are_told_apart_by_their_devices(bert: Path, two_nodes: d
         assert one.engine is not other.engine
 
 
+@pytest.mark.slow
 def test_a_folder_is_indexed_and_searched_on_both(bert: Path, two_nodes: dict[int, tuple[int, ...]], tmp_path: Path) -> None:
     """`sightline.index`, `open_collection` and `embed` take the same word as the engine."""
     for row in range(20):
@@ -619,6 +620,7 @@ def test_stopping_ends_all_threads_and_answers_who_waits(bench: Callable[..., Be
     assert threading.active_count() <= before
 
 
+@pytest.mark.slow
 def test_a_query_overtakes_a_bulk_job_on_either_device(bert: Path, two_nodes: dict[int, tuple[int, ...]]) -> None:
     """All devices are served from one queue."""
     done: list[int] = []

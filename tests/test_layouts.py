@@ -299,6 +299,7 @@ api.add_dimension(sys.argv[1], 8, on_progress=lambda done, total: os.kill(os.get
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+@pytest.mark.slow
 def test_a_killed_addition_is_seen_and_goes_on(tmp_path: Path) -> None:
     """It isn't searched by until all points have it; new ones have it at once; the rest follows, and nothing twice."""
     url, count = f"edge:{tmp_path}/kb", 1300

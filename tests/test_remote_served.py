@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,11 +68,13 @@ def test_what_the_server_cut_off_is_counted(server: SightlineServer) -> None:
         assert embedder.stats().truncated_texts == 1
 
 
-def test_another_model_s_collection_is_refused(url: str, tmp_path: Path) -> None:
-    """By the probes: the server says nothing of its weights."""
-    here = f"edge:{tmp_path / 'here'}"
-    with sightline.EmbeddingEngine(PACKAGED, pooling=["cls"], device="cpu") as engine:
-        sightline.index([KNOWLEDGE_BASE], into=here, model=engine)
+def test_another_model_s_collection_is_refused(url: str, minilm_folder: Path, tmp_path: Path) -> None:
+    """By the probes: the server says nothing of how it pools."""
+    here, other = f"edge:{tmp_path / 'here'}", tmp_path / "other"
+    shutil.copytree(minilm_folder, other)
+    (pooling,) = other.glob("*Pooling/config.json")
+    pooling.write_text(json.dumps({"word_embedding_dimension": 384, "pooling_mode_cls_token": True}), encoding="utf-8")
+    sightline.index([KNOWLEDGE_BASE], into=here, model=other)
     with pytest.raises(ContractMismatch, match="probe texts: cosine down to"):
         sightline.open_collection(here, model=url)
 

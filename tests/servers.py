@@ -99,23 +99,3 @@ class SightlineServer:
 
     def _stderr(self) -> Iterator[str]:
         return iter(self.process.stderr.readline, "")
-
-
-class InfinityServer:
-    """Infinity's server with a model's folder, from the environment that `make bench-peers` makes."""
-
-    PROGRAM = Path(__file__).parent.parent / ".venv-infinity" / "bin" / "infinity_emb"
-
-    def __init__(self, folder: Path, name: str) -> None:
-        port = free_port()
-        command = [str(self.PROGRAM), "v2", "--model-id", str(folder), "--served-model-name", name, "--engine", "torch"]
-        command += ["--device", "cpu", "--dtype", "float32", "--no-bettertransformer", "--no-model-warmup"]
-        command += ["--port", str(port), "--url-prefix", "/v1", "--log-level", "error"]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, **quiet)
-        self.base_url = f"http://127.0.0.1:{port}/v1"
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()

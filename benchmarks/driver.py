@@ -100,7 +100,7 @@ def _together(embed: Embed, texts: list[str], batch: int, passes: int, warm_all:
         vectors = embed(texts, batch)
         seconds.append(time.perf_counter() - began)
         processor.append(time.process_time() - before)
-    figures = {"seconds": median(seconds), "cpu_seconds": median(processor), "warm_seconds": warm, "peak_mb": _peak_mb()}
+    figures = {"seconds": median(seconds), "cpu_seconds": median(processor), "warm_seconds": warm, "peak_mb": peak_mb()}
     return figures | _peak_of_device() | {"peak_is_of_mix": resets}, vectors
 
 
@@ -118,7 +118,7 @@ def _one_by_one(embed: Embed, texts: list[str]) -> tuple[dict[str, float], Any]:
         waits.append(time.perf_counter() - began)
     half, ninth = np.percentile(waits, [50, 90]) * 1e3
     figures = {
-        "seconds": sum(waits), "cpu_seconds": time.process_time() - before, "warm_seconds": warm, "peak_mb": _peak_mb(),
+        "seconds": sum(waits), "cpu_seconds": time.process_time() - before, "warm_seconds": warm, "peak_mb": peak_mb(),
         "p50_ms": half, "p90_ms": ninth,
     }  # fmt: skip
     return figures | _peak_of_device() | {"peak_is_of_mix": resets}, vectors
@@ -140,7 +140,8 @@ def _reset_peak() -> bool:
     return True
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
+    """Of this process alone: what getrusage says on Linux begins with the size of whoever started it."""
     path = Path("/proc/self/status")
     if path.exists():
         return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("VmHWM")) / 2**10

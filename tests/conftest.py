@@ -76,6 +76,14 @@ def qwen3_folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """`command("search", ...)` runs the command line in this process and gives a `command_line.Result`."""
+    from command_line import run_command
+
+    return lambda *arguments: run_command(capsys, *arguments)
+
+
+@pytest.fixture
 def opened() -> Iterator[Callable[[str], Any]]:
     """`opened(url)` is an open store, which is closed when the test ends."""
     from sightline.stores import open_store

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import numpy as np
 import pytest
 
 import sightline
+from command_line import Result
 from servers import free_port
 from sightline import api, opening
-from sightline.cli import main
 from sightline.cli.options import parse_filters
 from sightline.cli.progress import documents, duration, rates
 from sightline.cli.search import place, plain
@@ -27,28 +26,6 @@ from sightline.doctor import _hub, examine
 from sightline.indexing import readers
 from sightline.stores import open_store
 from sightline.types import IndexProgress, IndexSummary
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """`command("search", ...)` runs the command line in this process."""
-
-    def run(*arguments: object) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

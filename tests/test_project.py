@@ -24,12 +24,13 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "sightline"
 KNOWLEDGE_BASE = ROOT / "examples" / "knowledge_base"
 
-FOUNDATION = {"types", "errors", "protocols", "contract", "metadata", "cutting", "patience", "keys", "retries"}
+FOUNDATION = {"types", "errors", "protocols", "contract", "metadata", "cutting", "patience", "keys", "retries", "portions"}
 # Part of the package -> the parts that it may import besides itself. "" is `sightline`, its public names.
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "patience": set(),
+    "portions": set(),
     "retries": {"errors", "patience", "keys"},
     "protocols": {"types", "errors"},
     "contract": {"types", "errors", "protocols"},

@@ -154,7 +154,6 @@ def test_a_text_that_is_refused_alone_is_named(remote: Callable[..., RemoteEmbed
     """Which one, and what the server says of it."""
     embedder = remote(max_batch_texts=1, max_concurrency=1)
     embedder.embed_documents(TEXTS[:1])
-    served.replies = [(200, {}, None)]
     served.replies = [(413, {}, {"error": {"message": "input is longer than 512 tokens"}})]
     with pytest.raises(InputError, match=r"Text 0: .*HTTP 413 input is longer than 512 tokens") as caught:
         embedder.embed_documents(TEXTS[:2])

@@ -165,8 +165,8 @@ def staged_beside(
     contract = kept.contract(embedder, settings)
     layout = kept.layout(contract.vectors)
     staged = store.staging()
-    begun = _begun(staged, (contract.vectors, contract.chunks, contract.reading), embedder)
-    if begun is not None and staged.layout() == layout and all(is_within(source, scopes) for source in staged.sources()):
+    begun = _resumable(staged, (contract.vectors, contract.chunks, contract.reading), layout, embedder, scopes)
+    if begun is not None:
         return staged, begun
     if staged.exists():
         store.drop_staging()
@@ -181,12 +181,24 @@ def planned_target(store: Store, agreed: Agreed, scopes: Set[str], resources: Ex
     layout = agreed.kept.layout(wanted[0])
     if agreed.anew:
         staged = store.staging()
-        begun = _begun(staged, wanted, agreed.embedder)
-        if begun is not None and staged.layout() == layout and all(is_within(source, scopes) for source in staged.sources()):
+        if _resumable(staged, wanted, layout, agreed.embedder, scopes) is not None:
             return staged, layout
     stand_in = opened_store("memory:", resources)
     stand_in.create(VectorLayout(layout.dimensions), {})
     return stand_in, layout
+
+
+def _resumable(
+    staged: Store,
+    wanted: tuple[VectorPart, ChunkPart, ReadingDefaults],
+    layout: VectorLayout,
+    embedder: Embedder,
+    scopes: Set[str],
+) -> Contract | None:
+    """The contract of an interrupted rebuild that can be gone on with: the same vectors, of the same paths."""
+    begun = _begun(staged, wanted, embedder)
+    fits = begun is not None and staged.layout() == layout and all(is_within(source, scopes) for source in staged.sources())
+    return begun if fits else None
 
 
 def put_in_place(store: Store, staged: Store) -> None:

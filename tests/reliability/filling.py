@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks import driver
 from benchmarks.growth import NullStore
 
 import sightline
@@ -51,16 +51,7 @@ def main(url: str, chunks: int, chunks_a_document: int) -> None:
         opening.open_store = lambda url: store  # type: ignore[assignment, return-value]
     embedder = HashEmbedder(native_dimensions=_DIMENSIONS)
     summary = sightline.index(documents=documents(chunks, chunks_a_document), into=url, model=embedder)
-    peak = _peak_mb()
-    print(json.dumps({"chunks": summary.chunks, "peak_mb": peak, "seconds": summary.seconds}))
-
-
-def _peak_mb() -> float:
-    """Of this process: what getrusage says on Linux begins with the size of whoever started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    print(json.dumps({"chunks": summary.chunks, "peak_mb": driver.peak_mb(), "seconds": summary.seconds}))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from echoing import echoing_server
 
 import samples
 from attacks import Attack
+from command_line import Result
 from sightline import api, opening
-from sightline.cli import main
 from sightline.embedding.engine import EmbeddingEngine
 from sightline.embedding.models import load_spec
 from sightline.errors import ModelError, SightlineError, StoreError, UnknownStore, UsageError
@@ -51,26 +51,6 @@ KEY = "sk-0123456789abcdef-secret"
 VARIABLES = ("QDRANT_API_KEY", "CHROMA_API_KEY", "HF_TOKEN")
 # What steers a terminal, or who reads on it: colours, the window's title, a line drawn anew, text that runs backwards.
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;owned\x07 \x9b2J \x08\x08\r \u202ecod.exe\u2066 [bold red]markup[/] \u200b\U000e0041"
-
-
-class Result:
-    """What a command left behind."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """`command("search", ...)` runs the command line in this process."""
-
-    def run(*arguments: object) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Result(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

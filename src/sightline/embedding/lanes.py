@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from sightline.types import Priority
@@ -22,8 +21,7 @@ class Lanes:
     def __init__(self, count: int, name: str) -> None:
         self._count, self._name = count, name
         self._bulk_lanes = max(1, count - 1)
-        self._waiting: dict[Priority, list[tuple[int, Job]]] = {priority: [] for priority in Priority}
-        self._order = itertools.count()
+        self._waiting: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._idle = self._bulk_running = 0
@@ -32,8 +30,7 @@ class Lanes:
     def put(self, priority: Priority, jobs: list[Job]) -> None:
         """Queue jobs behind those of the same priority."""
         with self._changed:
-            for job in jobs:
-                heapq.heappush(self._waiting[priority], (next(self._order), job))
+            self._waiting[priority].extend(jobs)
             for _ in range(min(len(jobs) - self._idle, self._count - len(self._threads))):
                 thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
@@ -70,5 +67,5 @@ class Lanes:
         for priority in sorted(Priority):
             may_begin = priority is not Priority.BULK or self._bulk_running < self._bulk_lanes
             if self._waiting[priority] and may_begin:
-                return priority, heapq.heappop(self._waiting[priority])[1]
+                return priority, self._waiting[priority].popleft()
         return None

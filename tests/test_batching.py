@@ -85,14 +85,30 @@ def test_lone_query_overtakes_a_bulk_job():
     assert queue.next(PACKED)[0].submission is query
 
 
-def test_a_querys_pass_isnt_filled_up_where_that_gains_nothing():
-    """On a CPU it would wait for all that it is put together with; on a GPU a small pass takes about as long as a large one."""
-    for policy, others in ((BatchPolicy(2000, evens_out=True), 2), (BatchPolicy(2000), 20)):
-        queue = SubmissionQueue()
-        submit(queue, [50] * 20)
-        submit(queue, [10], Priority.INTERACTIVE)
-        assert [len(item) for item in queue.next(policy)] == [10] + [50] * others
-        assert len(queue.next(policy, wait=False) or []) == 20 - others
+def test_a_querys_pass_isnt_filled_up_with_bulk_work():
+    """It would wait for all that it is put together with."""
+    queue = SubmissionQueue()
+    submit(queue, [50] * 20)
+    queries = {submit(queue, [10], Priority.INTERACTIVE) for _ in range(2)}
+    assert {item.submission for item in queue.next(PACKED)} == queries
+
+
+def test_bulk_batches_are_small_as_long_as_queries_come():
+    """The next query waits for one of them; after some time without any they are whole again."""
+    queue, policy = SubmissionQueue(), BatchPolicy(2000)
+    submit(queue, [50] * 1000)
+    assert len(queue.next(policy)) == 40
+    submit(queue, [10], Priority.INTERACTIVE)
+    sizes = [len(batch) for batch in drain(queue, policy)]
+    assert sizes[:66] == [1] + [5] * 64 + [40]
+
+
+def test_a_deterministic_pack_is_as_large_beside_queries():
+    """And holds whatever fits, because it takes as long empty."""
+    queue, policy = SubmissionQueue(), BatchPolicy(2048, deterministic=True)
+    submit(queue, [500] * 8)
+    submit(queue, [400], Priority.INTERACTIVE)
+    assert [[len(item) for item in batch] for batch in drain(queue, policy)] == [[400, 500, 500, 500], [500] * 4, [500]]
 
 
 def test_small_call_of_the_same_priority_waits_for_one_batch_at_most():
@@ -104,15 +120,17 @@ def test_small_call_of_the_same_priority_waits_for_one_batch_at_most():
     assert small in [item.submission for item in queue.next(PACKED)]
 
 
-def test_a_flood_of_queries_doesnt_starve_a_bulk_job():
-    """Every eighth batch begins with whoever is here longest."""
-    queue = SubmissionQueue()
-    bulk = submit(queue, [100] * 3)
+@pytest.mark.parametrize(("tokens", "turns"), [(250, [8, 15, 22]), (10, [15, 30, 45])])
+def test_a_flood_of_queries_doesnt_starve_a_bulk_job(tokens, turns):
+    """It gets an eighth of the work: after 1,750 tokens 250. A short query is reckoned as what a pass costs."""
+    queue, policy = SubmissionQueue(), BatchPolicy(2000)
+    bulk = submit(queue, [50] * 15)
     served = []
-    for _ in range(24):
-        submit(queue, [100], Priority.INTERACTIVE)
-        served.append(queue.next(PACKED)[0].submission is bulk)
-    assert [turn for turn, was_bulk in enumerate(served, start=1) if was_bulk] == [8, 16, 24]
+    for _ in range(turns[-1]):
+        submit(queue, [tokens], Priority.INTERACTIVE)
+        served.append(queue.next(policy)[0].submission is bulk)
+    assert [turn for turn, was_bulk in enumerate(served, start=1) if was_bulk] == turns
+    assert not bulk.waiting
 
 
 def test_an_answered_call_is_freed_at_once():

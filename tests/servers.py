@@ -15,6 +15,8 @@ from typing import Any
 
 import httpx
 
+INFINITY = Path(__file__).parent.parent / ".venv-infinity" / "bin" / "infinity_emb"
+
 
 def free_port() -> int:
     """A port that nobody listens on just now."""
@@ -99,3 +101,33 @@ class SightlineServer:
 
     def _stderr(self) -> Iterator[str]:
         return iter(self.process.stderr.readline, "")
+
+
+class InfinityServer:
+    """Infinity on a free port with a model's folder, from its own environment (`make bench-peers`), ready to answer."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        port = free_port()
+        command = [str(INFINITY), "v2", "--model-id", str(folder), "--served-model-name", "minilm", "--port", str(port)]
+        command += ["--host", "127.0.0.1", "--url-prefix", "/v1", "--engine", "torch", "--device", "cpu", "--dtype", "float32"]
+        command += ["--no-bettertransformer", "--no-compile", "--no-model-warmup", *arguments]
+        self.url = f"http://127.0.0.1:{port}/v1"
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        said: list[str] = []
+        for line in iter(self.process.stdout.readline, ""):
+            said.append(line)
+            if "Application startup complete" in line:
+                break
+        else:
+            self.process.stdout.close()
+            raise RuntimeError(f"Infinity ended with {self.process.wait()}: {''.join(said)}")
+        # Nobody needs the rest, but a full pipe would stop it.
+        self._reader = threading.Thread(target=self.process.stdout.read, daemon=True)
+        self._reader.start()
+
+    def kill(self) -> None:
+        """End it without a goodbye."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        self.process.stdout.close()

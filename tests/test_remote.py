@@ -287,6 +287,30 @@ def test_the_tokenizer_at_hand_counts(base_url: str, make_model: Callable[..., P
         assert embedder.count_tokens(TEXTS) is None
 
 
+def test_characters_are_not_taken_for_tokens(base_url: str, make_model: Callable[..., Path]) -> None:
+    """A server that counts characters counts no tokens: the tokenizer at hand does, or nobody."""
+    with RemoteEmbedder(base_url, "hash", tokenizer=make_model("bert")) as embedder:
+        embedder.embed_documents(TEXTS)
+        assert embedder.server.counts_characters
+        assert embedder.stats().tokens == sum(embedder.count_tokens(TEXTS) or [])
+    with RemoteEmbedder(base_url, "hash", **KNOWN) as embedder:
+        embedder.embed_documents(TEXTS)
+        assert embedder.stats().tokens == 0
+
+
+def test_what_a_server_may_have_cut_off_is_counted(
+    base_url: str, make_model: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It doesn't say so; the tokenizer at hand knows how much the model reads."""
+    with RemoteEmbedder(base_url, "hash", tokenizer=make_model("bert")) as embedder, caplog.at_level(logging.WARNING):
+        longest = embedder.max_length
+        text = "lamp " * longest
+        embedder.embed_documents([*TEXTS, text])
+        stats, (count,) = embedder.stats(), embedder.count_tokens([text])
+    assert (stats.truncated_texts, stats.dropped_tokens, stats.dropped_tokens_estimated) == (1, count - longest, True)
+    assert "longer than its model reads" in caplog.text
+
+
 def test_the_only_model_needs_no_name(base_url: str) -> None:
     """It is taken from the server's list."""
     with RemoteEmbedder(base_url, **KNOWN) as embedder:

@@ -40,6 +40,10 @@ class ReadTokens:
         """Tokens of each text as a document, prompt and special tokens included, however long it is."""
         return self._tokenizer.count([clean(text, self._clean) for text in texts], self._prompt)
 
+    def count_complete(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text that has its prompt already, special tokens included, however long it is."""
+        return self._tokenizer.count(texts)
+
     def token_spans(self, text: str) -> npt.NDArray[np.int32]:
         """Character offsets `(num_tokens, 2)` of the text's own tokens, no special ones."""
         return self._tokenizer.spans(text)

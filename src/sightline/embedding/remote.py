@@ -60,6 +60,7 @@ _EXAMPLE = "openai+http://localhost:30000/v1#Qwen/Qwen3-Embedding-0.6B"
 # What a call of up to so many texts is: a question, not a job.
 _FEW_TEXTS = 8
 _MOST_BYTES = 1_000_000  # of texts in a request; Text Embeddings Inference takes 2 MB of everything
+_OUR_SERVER = "sightline"
 _FIRST_TEXTS = ("tide", "The lighthouse keeper wrote down the wind.")
 _UNIT = 1e-3  # how far a norm may be from 1
 # A server isn't asked for shorter vectors than this, because what it would do with fewer isn't known; they are cut here.
@@ -87,12 +88,16 @@ class RemoteServer:
         model: The name that the model has there.
         native_dimensions: Length of its vectors when no other is asked for.
         normalised: Whether they have unit norm; they are given it here in any case.
+        counts_characters: Whether what it calls tokens is characters, as Infinity's are unless it is told to count tokens.
+        tells_truncation: Whether it says what it cut off.
     """
 
     name: str | None
     model: str
     native_dimensions: int
     normalised: bool
+    counts_characters: bool = False
+    tells_truncation: bool = False
 
 
 class RemoteEmbedder(BaseEmbedder):
@@ -211,7 +216,11 @@ class RemoteEmbedder(BaseEmbedder):
         )
 
     def stats(self) -> EmbeddingStats:
-        """Texts and requests so far, and the tokens that the server says it read."""
+        """Texts and requests so far, and the tokens that the server says it read.
+
+        Where a server counts characters instead, and for texts that it may have cut off without saying so, the tokenizer at hand
+        counts; without one such tokens are 0, and what was cut off isn't known.
+        """
         return self._stats
 
     def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
@@ -306,17 +315,19 @@ class RemoteEmbedder(BaseEmbedder):
                     " texts overflow: run its model in bfloat16 or float32.",
                     first_row + row,
                 )
-        self._count(answer, len(texts))
+        self._count(_completed(answer, texts, self._ready()))
         return cut(answer.rows, dimensions)
 
-    def _count(self, answer: Answer, texts: int) -> None:
+    def _count(self, answer: Answer) -> None:
         with self._counting:
             old = self._stats
             if answer.truncated and not old.truncated_texts:
-                _log.warning("%s cut off texts that are longer than its model reads; see stats().", self._base_url)
-            self._stats = replace(
-                old, texts=old.texts + texts, tokens=old.tokens + answer.tokens, batches=old.batches + 1,
+                _log.warning("%s was given texts that are longer than its model reads; see stats().", self._base_url)
+            self._stats = EmbeddingStats(
+                texts=old.texts + len(answer.rows), tokens=old.tokens + answer.tokens, batches=old.batches + 1,
                 truncated_texts=old.truncated_texts + answer.truncated,
+                dropped_tokens=old.dropped_tokens + answer.dropped_tokens,
+                dropped_tokens_estimated=old.dropped_tokens_estimated or answer.dropped_tokens_estimated,
             )  # fmt: skip
 
     def _ready(self) -> _Started:
@@ -339,7 +350,10 @@ class RemoteEmbedder(BaseEmbedder):
         answer = self._wire.embed(model, _FIRST_TEXTS, None)
         norms = np.linalg.norm(answer.rows.astype(np.float64), axis=1)
         normalised = bool((abs(norms - 1) < _UNIT).all())
-        server = RemoteServer(_program(listed, model), model, answer.rows.shape[1], normalised)
+        program, characters = _program(listed, model), sum(map(len, _FIRST_TEXTS))
+        server = RemoteServer(
+            program, model, answer.rows.shape[1], normalised, answer.tokens == characters, program == _OUR_SERVER
+        )  # fmt: skip
         _log.info(
             "%s (%s) serves %s: %d dimensions, %s, first answer after %.2f s",
             self._base_url, server.name or "it doesn't say which program", model, server.native_dimensions,
@@ -362,7 +376,7 @@ class RemoteEmbedder(BaseEmbedder):
         started = _Started(
             server, instructions, known, lengths, lengths.check(self._asked_dimensions), self._tokens(spec, instructions)
         )
-        _check_tokens(started.tokens, instructions, answer, self._base_url)
+        _check_tokens(started, answer, self._base_url)
         return started
 
     def _spec(self, model: str) -> ModelSpec | None:
@@ -503,9 +517,10 @@ def _known_prompts(model: str) -> dict[str, str] | None:
     return next((dict(prompts) for pattern, prompts in _PROMPTS.items() if fnmatch.fnmatchcase(model, pattern)), None)
 
 
-def _check_tokens(tokens: ReadTokens | None, instructions: Instructions, answer: Answer, base_url: str) -> None:
+def _check_tokens(started: _Started, answer: Answer, base_url: str) -> None:
     """Warn where the server reads other tokens than the tokenizer at hand: perhaps it leaves out the closing one."""
-    if tokens is None or not answer.tokens or instructions.prompt(Role.DOCUMENT):
+    tokens, unknown = started.tokens, not answer.tokens or started.server.counts_characters
+    if tokens is None or unknown or started.instructions.prompt(Role.DOCUMENT):
         return
     expected = sum(tokens.count_tokens(_FIRST_TEXTS))
     if answer.tokens != expected:
@@ -513,3 +528,16 @@ def _check_tokens(tokens: ReadTokens | None, instructions: Instructions, answer:
             "%s counts %d tokens where the model's tokenizer counts %d. If it leaves out a closing token its vectors are others; "
             "a collection's probe vectors will tell.", base_url, answer.tokens, expected,
         )  # fmt: skip
+
+
+def _completed(answer: Answer, texts: Sequence[str], started: _Started) -> Answer:
+    """An answer with the tokens that its server doesn't tell, by the tokenizer at hand."""
+    server, tokens = started.server, started.tokens
+    if tokens is None:
+        return replace(answer, tokens=0) if server.counts_characters else answer
+    # A token is a byte at least, but for special ones and what a normaliser makes longer; most texts needn't be read for that.
+    suspected = [] if server.tells_truncation else [text for text in texts if len(text.encode()) > tokens.max_length // 2]
+    lost = [count - tokens.max_length for count in tokens.count_complete(suspected) if count > tokens.max_length]
+    if lost:
+        answer = replace(answer, truncated=len(lost), dropped_tokens=sum(lost), dropped_tokens_estimated=True)
+    return replace(answer, tokens=sum(tokens.count_complete(texts))) if server.counts_characters else answer

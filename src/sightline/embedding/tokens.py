@@ -25,8 +25,8 @@ OnTooLong = Literal["truncate", "error", "average"]
 ON_TOO_LONG: tuple[OnTooLong, ...] = ("truncate", "error", "average")
 
 # A short text alone is read without letting the interpreter's lock go: while the device thread computes, getting it back takes a
-# fifth of a millisecond, ten times as long as the reading.
-_ONE_GO = 2000
+# fifth of a millisecond, as long as reading these many characters.
+_ONE_GO = 500
 # Texts that are read with offsets at once: the tokenizer works on them side by side, and takes some 300 bytes for each character.
 _AT_ONCE = 4
 # A text longer than this many characters for each token it may keep is cut before it is tokenised.

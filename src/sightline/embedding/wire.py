@@ -51,11 +51,15 @@ class Answer:
         rows: As they came, float32 `(texts, length)`: of whatever length and norm.
         tokens: What the server says that it read; 0 where it doesn't say.
         truncated: How many texts the server says that it cut off, if it is one that says so.
+        dropped_tokens: How many tokens it says that they lost.
+        dropped_tokens_estimated: Whether it estimated them.
     """
 
     rows: FloatArray
     tokens: int
     truncated: int = 0
+    dropped_tokens: int = 0
+    dropped_tokens_estimated: bool = False
 
 
 class Wire:
@@ -253,13 +257,20 @@ def _answer(found: Any, count: int) -> Answer:
         raise ServerFailed(f"The embedding server gave vectors of different lengths in one answer: {sorted(lengths)}.")
     usage = found.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
-    tokens, told = usage.get("prompt_tokens"), found.get("truncated")  # the second is our own server's
-    truncated = told.get("inputs") if isinstance(told, Mapping) else None
+    told = found.get("truncated")  # our own server's
+    told = told if isinstance(told, Mapping) else {}
+    truncated = told.get("inputs")
     return Answer(
         np.stack(rows),
-        tokens if isinstance(tokens, int) else 0,
+        _number(usage.get("prompt_tokens")),
         len(truncated) if isinstance(truncated, list) else 0,
+        _number(told.get("tokens")),
+        bool(told.get("estimated")),
     )
+
+
+def _number(given: Any) -> int:
+    return given if isinstance(given, int) else 0
 
 
 def _vector(given: Any, number: int) -> FloatArray:

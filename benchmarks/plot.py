@@ -1,4 +1,4 @@
-"""A picture of a result of the cases engine or dimensions: `python -m benchmarks.plot RESULT.json [PICTURE.svg]`."""
+"""A picture of a result of the cases engine, dimensions or serving: `python -m benchmarks.plot RESULT.json [PICTURE.svg]`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from benchmarks.report import described
 _FOLDER = Path(__file__).parent.parent / "docs" / "images"
 _FAITHFUL = 0.999  # bfloat16 alone stays above it
 _OURS, _PEER = "#0b6e8f", "#a9b4bb"
+_RANGE = {"linewidth": 0.8, "ecolor": "#333333"}
+_WAITS = (("a query alone", "alone", _OURS), ("a query beside a bulk client", "beside a client of 10,000 texts", "#c8553d"))
 
 
 def main() -> None:
@@ -22,9 +24,9 @@ def main() -> None:
         raise SystemExit("usage: python -m benchmarks.plot RESULT.json [PICTURE.svg or .png]")
     result = Path(sys.argv[1])
     facts = json.loads(result.read_text())
-    drawn = {"engine": draw, "dimensions": draw_dimensions}.get(facts.get("case", "engine"))
+    drawn = {"engine": draw, "dimensions": draw_dimensions, "serving": draw_serving}.get(facts.get("case", "engine"))
     if drawn is None:
-        raise SystemExit(f"{result} is a result of the case {facts['case']}; only those of engine and dimensions are drawn.")
+        raise SystemExit(f"{result} is a result of the case {facts['case']}; only those of engine, dimensions and serving are drawn.")
     picture = Path(sys.argv[2]) if len(sys.argv) == 3 else _FOLDER / f"{result.stem}.svg"
     picture.parent.mkdir(parents=True, exist_ok=True)
     drawn(facts, picture)
@@ -48,12 +50,7 @@ def draw(facts: Mapping[str, Any], picture: Path) -> None:
             panel.axis("off")
         for number, (panel, mix) in enumerate(zip(row, model["mixes"], strict=False)):
             _panel(panel, name, mix, model, labelled=number == 0)
-    machine = facts["machine"]
-    figure.supxlabel(
-        f"{machine['cpu']}, {machine['cores']} cores, {facts['date'][:10]}, commit {facts['commit']}; "
-        f"rounds: {facts['settings']['rounds']}, bars are medians and lines the range",
-        fontsize="x-small",
-    )
+    figure.supxlabel(f"{_circumstances(facts)}; bars are medians and lines the range", fontsize="x-small")
     figure.savefig(picture, dpi=150)
     pyplot.close(figure)
 
@@ -91,6 +88,56 @@ def draw_dimensions(facts: Mapping[str, Any], picture: Path) -> None:
     pyplot.close(figure)
 
 
+def draw_serving(facts: Mapping[str, Any], picture: Path) -> None:
+    """Texts a second of 64 clients beside the engine's and the peer's, and how long a query took alone and beside bulk work."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = facts["serving"]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+    mean = median(one["tokens_per_second"] / one["requests_per_second"] for one in found["64 clients"])
+    sides = [
+        ("the engine, one call", _OURS, [one["tokens_per_second"] / mean for one in found["the engine, one call"]]),
+        ("sightline serve,\n64 clients", _OURS, [one["requests_per_second"] for one in found["64 clients"]]),
+        ("Infinity,\n64 clients", _PEER, [one["requests_per_second"] for one in found.get("Infinity", [])]),
+    ]
+    sides = [side for side in sides if side[2]]
+    middles = [median(values) for _, _, values in sides]
+    spread = [[middle - min(values) for middle, (_, _, values) in zip(middles, sides, strict=True)]]
+    spread += [[max(values) - middle for middle, (_, _, values) in zip(middles, sides, strict=True)]]
+    shown = left.barh(range(len(sides)), middles, color=[colour for _, colour, _ in sides], xerr=spread, error_kw=_RANGE)
+    left.bar_label(shown, [f"{middle:,.0f}" for middle in middles], padding=6, fontsize="small")
+    left.set_yticks(range(len(sides)), [label for label, _, _ in sides], fontsize="small")
+    left.invert_yaxis()
+    left.margins(x=0.15)
+    left.set_title(f"texts of {mean:.0f} tokens embedded a second", fontsize="small")
+    for name, label, colour in _WAITS:
+        times = sorted(time for one in found[name] for time in one["times_ms"])
+        part = [100 * (rank + 1) / len(times) for rank in range(len(times))]
+        at = {percent: times[min(len(times) - 1, percent * len(times) // 100)] for percent in (50, 99)}
+        right.plot(times, part, color=colour, label=f"{label}: p50 {at[50]:.0f} ms, p99 {at[99]:.0f} ms")
+        right.plot(list(at.values()), list(at), "o", color=colour, markersize=4)
+    right.set_xscale("log")
+    right.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+    right.set_title("one query at a time: % answered within so many ms", fontsize="small")
+    right.legend(fontsize="x-small", loc="lower right", frameon=False)
+    for panel in (left, right):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(axis="both", labelsize="x-small")
+    left.tick_params(axis="y", labelsize="small")
+    figure.supxlabel(f"MiniLM, {facts['dtype']}; {_circumstances(facts)}; bars are medians, lines the range", fontsize="x-small")
+    figure.savefig(picture, dpi=150)
+    pyplot.close(figure)
+
+
+def _circumstances(facts: Mapping[str, Any]) -> str:
+    machine = facts["machine"]
+    where = f"{machine['cpu']}, {machine['cores']} cores, {facts['date'][:10]}, commit {facts['commit']}"
+    return f"{where}; rounds: {facts['settings']['rounds']}"
+
+
 def bars(model: Mapping[str, Any], mix: str) -> list[tuple[str, bool, Sequence[float]]]:
     """`(label, whether it is ours, figures of the rounds)` of each side, the first one on top."""
     name = "p50_ms" if mix == "one" else "tokens_per_second"
@@ -116,7 +163,7 @@ def _panel(panel: Any, name: str, mix: str, model: Mapping[str, Any], *, labelle
         [max(values) - middle for middle, (_, _, values) in zip(middles, lines, strict=True)],
     ]
     colours = [_OURS if is_ours else _PEER for _, is_ours, _ in lines]
-    panel.barh(places, middles, color=colours, xerr=spread, error_kw={"linewidth": 0.8, "ecolor": "#333333"})
+    panel.barh(places, middles, color=colours, xerr=spread, error_kw=_RANGE)
     panel.xaxis.set_major_formatter("{x:,.0f}")
     panel.set_yticks(places, [label for label, _, _ in lines] if labelled else [""] * len(lines), fontsize="small")
     panel.invert_yaxis()

@@ -1,7 +1,7 @@
 """A stand-in for embedding servers: speaks `/v1/embeddings` with the hash embedder behind it, and misbehaves when it is told to.
 
-The refusals that it gives are worded as the named servers word them, from their documentation and issue trackers; they are no
-recordings of a run.
+The refusals that it words itself are worded as the named servers word them; those that their users reported are in
+`recorded_answers.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Behaviour:
         scale: Factor of the vectors' norms.
         key: The key that it asks for.
         replies: Taken first, one a request: what to answer instead.
+        refuses: A text that no request may hold, and what those that hold it are answered.
         spoil: Changes an answer before it goes out.
     """
 
@@ -44,6 +45,7 @@ class Behaviour:
     scale: float = 1.0
     key: str = ""
     replies: list[Reply] = field(default_factory=list)
+    refuses: tuple[str, Reply] | None = None
     spoil: Callable[[dict[str, Any]], None] = lambda answer: None
     requests: list[dict[str, Any]] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
@@ -61,6 +63,8 @@ class Behaviour:
                 return self.replies.pop(0)
         self.gate.wait(30)
         texts, asked = body["input"], body.get("dimensions")
+        if self.refuses is not None and self.refuses[0] in texts:
+            return self.refuses[1]
         if body["model"] != "hash":
             return 404, {}, {"error": {"message": f"The model {body['model']} does not exist."}}
         if len(texts) > self.most_texts:

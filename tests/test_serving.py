@@ -636,15 +636,16 @@ async def test_a_search_gives_hits_best_first(searching: Service) -> None:
 
 @pytest.mark.parametrize(("body", "code"), [
     ({"query": ""}, "invalid_value"), ({"query": "x", "k": 0}, "invalid_value"),
-    ({"query": "x", "dimensions": 8}, "invalid_dimensions"),
+    ({"query": "x", "dimensions": 8}, "invalid_dimensions"), ({"query": "x", "shortlist": "8:10"}, "invalid_dimensions"),
     ({"query": "x", "shortlist": "many"}, "invalid_value"), ({"query": "x", "instruction": "nobody"}, "unknown_instruction"),
     ({"query": "x", "filter": {"year": {"above": 1}}}, "invalid_value"), ({"question": "x"}, "missing_required_parameter"),
 ])  # fmt: skip
 async def test_a_search_that_cant_be_made_is_refused(searching: Service, body: dict[str, Any], code: str) -> None:
-    """In the same form."""
+    """In the same form, and without the collection's address."""
     async with client_of(searching) as client:
         answer = await client.post("/v1/search", json=body)
     assert (answer.status_code, error_of(answer)["code"]) == (400, code)
+    assert "edge:" not in answer.text
 
 
 async def test_without_a_collection_there_is_no_search() -> None:

@@ -135,6 +135,11 @@ class Collection:
         return self._store.url
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """Of the vectors that every point has, the main ones first; empty where another program made the collection."""
+        return self._lengths
+
+    @property
     def embedder(self) -> Embedder:
         """Who embeds for it: with the collection's own dimensions and instruction only through its methods."""
         return self._embedder

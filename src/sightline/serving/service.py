@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sightline import Collection, __version__
-from sightline.errors import DeviceFailed, EmbedderClosed, ModelError
+from sightline.errors import DeviceFailed, DimensionError, EmbedderClosed, ModelError
 from sightline.serving.admission import Admission
 from sightline.serving.problems import Problem, unavailable
 from sightline.serving.requests import Asked, SearchRequest
@@ -148,10 +148,16 @@ class Service:
         if self.collection is None:
             raise Problem(404, "No collection is served here; an operator names one with --collection URL.", "no_collection")
         await asyncio.to_thread(self._check_length, asked.query)
-        return await self.collection.asearch(
-            asked.query, k=asked.k, instruction=asked.instruction, filter=asked.filter, dimensions=asked.dimensions,
-            shortlist=asked.shortlist,
-        )  # fmt: skip
+        try:
+            return await self.collection.asearch(
+                asked.query, k=asked.k, instruction=asked.instruction, filter=asked.filter, dimensions=asked.dimensions,
+                shortlist=asked.shortlist,
+            )  # fmt: skip
+        except DimensionError as error:  # which names the collection's address, and what its owner could do
+            what, given = ("shortlist", asked.shortlist) if asked.dimensions is None else ("dimensions", asked.dimensions)
+            lengths = ", ".join(map(str, self.collection.lengths))
+            message = f"The collection can't be searched by {what}={given}; its points have {lengths}."
+            raise Problem(400, message, "invalid_dimensions", what) from error
 
     def describe(self) -> dict[str, Any]:
         """What the server is, as `/config` shows it; None is not known, e.g. before the model is loaded."""

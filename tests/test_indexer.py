@@ -17,6 +17,7 @@ from sightline.contract import Mark
 from sightline.errors import DeletionRefused, NonFiniteEmbedding, StoreError
 from sightline.indexing import ahead
 from sightline.indexing import indexer as module
+from sightline.indexing import windows
 from sightline.indexing.background import Background
 from sightline.indexing.chunking import default_settings
 from sightline.indexing.files import Discovered, discover, roots_of
@@ -107,7 +108,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of five chunks, so that documents span several."""
     monkeypatch.setattr(module, "_SMALLEST_WINDOW", 5)
     monkeypatch.setattr(module, "_LARGEST_WINDOW", 5)
-    monkeypatch.setattr(module, "_WINDOW_POINTS", 8)
+    monkeypatch.setattr(windows, "_MOST_CHANGES", 8)
 
 
 @pytest.fixture(autouse=True)
@@ -306,7 +307,7 @@ def test_removals_come_in_windows_too(store: RecordingStore) -> None:
     store.changes.clear()
     run_documents(store, [], prune=True, force=True)
     assert store.count() == 0
-    assert max(len(ids) for _, ids in store.changes) <= module._WINDOW_POINTS
+    assert max(len(ids) for _, ids in store.changes) <= windows._MOST_CHANGES
 
 
 def test_pruning_stays_within_the_roots_of_the_run(store: RecordingStore, folder: Path, tmp_path: Path) -> None:

@@ -300,7 +300,8 @@ def watch_swap(notes: Notes, seam: int | None) -> None:
     """Note each step of a swap, and end by SIGKILL at a seam."""
     from sightline.indexing.indexer import Indexer
     from sightline.stores import edge_directory, qdrant_names
-    from sightline.stores.chroma import ChromaStore, Database
+    from sightline.stores.chroma import ChromaStore
+    from sightline.stores.chroma_database import Database
 
     done = [False]  # whether all is embedded and written, so that what follows is the swap
     steps = [0]

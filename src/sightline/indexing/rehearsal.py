@@ -6,14 +6,11 @@ import random
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
+from sightline.indexing.windows import Window
 from sightline.metadata import payload_bytes
 from sightline.protocols import Embedder, Store
 from sightline.types import IndexSummary, TokenizedText
-
-if TYPE_CHECKING:
-    from sightline.indexing.indexer import Window
 
 _SAMPLED = 1024
 

@@ -13,32 +13,16 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import os
-import re
-import shutil
-import sqlite3
-import threading
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from sightline.errors import (
-    CollectionNotFound,
-    MissingExtra,
-    SightlineError,
-    StoreError,
-    UsageError,
-)
-from sightline.keys import hide_keys
+from sightline.errors import CollectionNotFound, StoreError, UsageError
 from sightline.protocols import StoreCapabilities
-from sightline.retries import FAILED_S, PERMANENT, retrying
 from sightline.stores.checks import (
     checked_addition,
     checked_ids,
@@ -51,18 +35,15 @@ from sightline.stores.checks import (
     collection_exists,
     collection_not_found,
     contract_json,
-    directory_bytes,
     incapable,
-    make_directory,
     not_ours,
     nothing_staged,
     store_closed,
     stored_object,
 )
+from sightline.stores.chroma_database import OLD, WRITER, Database
 from sightline.stores.chroma_where import Nothing, both, where
 from sightline.stores.filters import parse_filter
-from sightline.stores.forks import Opener, never_free
-from sightline.stores.locks import LOCK_NAME, DirectoryLock
 from sightline.stores.payload import (
     HEAD_KEY,
     POINT_KEY,
@@ -75,28 +56,14 @@ from sightline.stores.payload import (
     text_digest,
     to_flat,
 )
-from sightline.stores.requests import Requests
-from sightline.stores.room import disk_full, has_little_room, is_full
 from sightline.types import Filter, FloatArray, Head, Hit, Point, Record, Shortlist, VectorLayout
-
-try:
-    import chromadb
-    from chromadb.api.shared_system_client import SharedSystemClient
-    from chromadb.config import Settings
-    from chromadb.errors import ChromaError, InternalError, NotFoundError
-except ImportError as error:
-    raise MissingExtra("A store chroma:DIR/COLLECTION", package="chromadb", extra="chroma") from error
 
 CONTRACT_KEY = "sightline_contract"
 MARK_KEY = "sightline_mark"
 DIMENSIONS_KEY = "sightline_dimensions"
 _COMPLETE_KEY = "sightline_complete"  # on NAME.next: it is to take NAME's place
-WRITER = ".writer"
-_STAGED, OLD = ".next", ".old"
+_STAGED = ".next"
 _MAX_NAME = 512 - len(f"{WRITER}{OLD}")
-_DATABASE_FILE = "chroma.sqlite3"
-# The name of an index's directory, which is that of its segment.
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SPACE_KEY = "hnsw:space"
 _WHOLE = ["documents", "metadatas", "embeddings"]
 
@@ -105,18 +72,9 @@ _RECORDS_PER_PAGE = 5000
 # A server sends vectors as decimal text, about 12 bytes a number.
 _VECTORS_PER_PAGE = 500
 _DIGESTS_PER_REQUEST = 512
-_BYTES_PER_ID = 40
 _BYTES_PER_NUMBER = 6  # of a vector on its way to a server: base64, with some room
 # How many candidates are scored by cosine where Chroma orders them by something else.
 _CANDIDATES_PER_HIT, _MIN_CANDIDATES = 10, 100
-
-# Directory -> its last write, as of when this process opened the database there.
-_OPENED: dict[Path, int] = {}
-# Held while a client is opened or closed, in which threads of Chroma meet each other half done, and while a lock file is taken or
-# freed and that is noted: to another thread the one without the other looks like another process.
-_switching = threading.Lock()
-# Directories whose database the parent had open when it forked this process: SQLite believes that it has locks on them here.
-_LEFT_OPEN: set[str] = set()
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -136,7 +94,9 @@ class ChromaStore:
     @classmethod
     def in_directory(cls, url: str, directory: Path, name: str) -> Self:
         """A collection of the database in `directory`, opened in this process."""
-        return cls(url, name, _Directory(url, directory))
+        from sightline.stores.chroma_directory import Directory
+
+        return cls(url, name, Directory(url, directory))
 
     @classmethod
     def on_server(cls, url: str, host: str, port: int, name: str, *, tls: bool) -> Self:
@@ -588,321 +548,6 @@ class ChromaStore:
 
         self._database.by_ids(ids, _RECORDS_PER_PAGE, read)
         return points
-
-
-class Database(ABC):
-    """What the stores of one URL share: the connection, the right to write, and names for Chroma's errors."""
-
-    def __init__(self, url: str, *, most_bytes: float = math.inf) -> None:
-        self.url = url
-        self.requests = Requests(url, most_bytes)
-        self.opener = Opener()
-        self.guard = threading.RLock()
-        self.rows = threading.RLock()  # deletions and readings of several pages exclude each other
-        self.is_writer = False
-        self.closed = False
-        self._client: Any = None
-        self._max_batch: int | None = None
-
-    @abstractmethod
-    def connected(self) -> Any:
-        """The client; None where there is no database yet."""
-
-    @abstractmethod
-    def acquire(self, *, take_over: bool) -> None:
-        """Become the only writer, making the database if need be."""
-
-    @abstractmethod
-    def release(self) -> None:
-        """Let the next writer in."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise StoreLocked when this is not the only writer any more."""
-
-    @abstractmethod
-    def disk_bytes(self) -> int | None:
-        """What the database takes on this machine's disk."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free all of it. Closing twice is fine."""
-
-    @abstractmethod
-    def most_points(self) -> int:
-        """How many points go into one write."""
-
-    def write(self, sizes: Sequence[int], send: Callable[[slice], None], name: Callable[[int], str]) -> None:
-        """Write rows of these sizes in bytes, in as many requests as it takes; `name` names a row."""
-        for rows in self.requests.cut(sizes, self.most_points()) if sizes else ():
-            self.requests.send(rows, sizes, send, name)
-
-    def by_ids(self, ids: Sequence[str], most: int, send: Callable[[list[str]], None]) -> None:
-        """Read or remove by ids, at most so many at a time."""
-        sizes = [_BYTES_PER_ID] * len(ids)
-        for rows in self.requests.cut(sizes, most):
-            self.requests.send(rows, sizes, lambda some: send(list(ids[some])), lambda row: f"the id {ids[row]}")
-
-    def call(self, what: str, request: Callable[[], T]) -> T:
-        """One request, with Chroma's errors named."""
-        with self._named():
-            return request()
-
-    def find(self, name: str) -> Any:
-        """The collection of that name, or None."""
-        client = self.connected()
-        if client is None:
-            return None
-        try:
-            found = self.call(f"look-up on {self.url}", lambda: client.get_collection(name, embedding_function=None))
-            return _without_classes(found)
-        except CollectionNotFound:
-            return None
-
-    def create(self, name: str, metadata: Mapping[str, Any]) -> bool:
-        """Make a collection with cosine distance; False when there is one of that name."""
-        client = self.connected()
-        try:
-            self.call(f"create on {self.url}", lambda: client.create_collection(
-                name, metadata=dict(metadata), configuration={"hnsw": {"space": "cosine"}}, embedding_function=None
-            ))  # fmt: skip
-        except StoreError as error:
-            if is_taken(error):
-                return False
-            raise
-        return True
-
-    def delete(self, name: str) -> None:
-        """Remove a collection; gone already is fine."""
-        client = self.connected()
-        try:
-            self.call(f"delete on {self.url}", lambda: client.delete_collection(name))
-        except CollectionNotFound:
-            _log.debug("the collection %s was gone already", name)
-
-    def max_batch(self) -> int:
-        """How many points Chroma takes in one write."""
-        if self._max_batch is None:
-            self._max_batch = int(self.call(f"limits of {self.url}", self.connected().get_max_batch_size))
-        if self._max_batch < 1:
-            raise StoreError(f"Chroma says that it takes {self._max_batch} points a write on {self.url}; it must take one.")
-        return self._max_batch
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except SightlineError:
-            raise
-        except NotFoundError as error:
-            raise collection_not_found(self.url) from error
-        except (ChromaError, ValueError, TypeError) as error:
-            raise self._failed(error) from error
-        except BaseException as error:
-            # A panic of Chroma's core is no Exception, and an answer that its client doesn't know is a bare one.
-            if type(error).__name__ not in ("PanicException", "Exception"):
-                raise
-            raise self._failed(error) from error
-
-    def _failed(self, error: BaseException) -> StoreError:
-        return StoreError(hide_keys(f"Chroma failed on {self.url}: {type(error).__name__}: {error}"))
-
-
-class _Directory(Database):
-    """A database in this process."""
-
-    def __init__(self, url: str, directory: Path) -> None:
-        super().__init__(url)
-        self._directory = directory
-        self._lock = DirectoryLock(directory)
-
-    def connected(self) -> Any:
-        """The client; a directory without a database stays as it is."""
-        with self.guard:
-            if self._client is None and (self._directory / _DATABASE_FILE).is_file():
-                self._connect()
-            return self._client
-
-    def disk_bytes(self) -> int | None:
-        """Of the whole directory."""
-        return directory_bytes(self._directory)
-
-    def call(self, what: str, request: Callable[[], T]) -> T:
-        """One request, again while another process removes or makes a collection that it meets."""
-        with self._named():
-            return retrying(request, patience_for=lambda error: FAILED_S if is_between(error) else PERMANENT, what=what)
-
-    def acquire(self, *, take_over: bool) -> None:
-        """Take the directory's lock; there is nothing to take over, because the system frees it when its holder dies."""
-        if (self._directory / "sightline.json").exists():
-            raise UsageError(f"The directory of {self.url} holds a Qdrant Edge collection; give another directory.")
-        make_directory(self._directory, self.url)
-        with _switching:
-            is_stale = self._is_open() and _OPENED.get(self._directory) != self._last_write()
-            self._lock.acquire(self.url)
-            if not is_stale:
-                _OPENED[self._directory] = self._last_write()
-        # What was opened before the lock may not know what another process wrote since, and writing from there would remove
-        # that from the index for good (1,500 of 1,500 vectors, in a trial).
-        self._disconnect()
-        if is_stale and self._is_open():
-            self._unlock()
-            raise StoreError(
-                f"Another process wrote to the directory of {self.url} since this process opened it, and another client of this"
-                " process keeps it open as it was. Close that client or store, then try again."
-            )
-        self._connect()
-        with _switching:
-            _OPENED[self._directory] = self._last_write()
-        self._remove_orphans()
-
-    def delete(self, name: str) -> None:
-        """Remove a collection, with the files of its index."""
-        super().delete(name)
-        self._remove_orphans()
-
-    def _remove_orphans(self) -> None:
-        """Remove the index files of collections that are deleted: Chroma leaves them lying for ever."""
-        address = f"{(self._directory / _DATABASE_FILE).absolute().as_uri()}?mode=ro"
-        try:
-            with closing(sqlite3.connect(address, uri=True)) as database:
-                known = {str(one) for (one,) in database.execute("SELECT id FROM segments")}
-        except sqlite3.Error as error:
-            _log.warning("what deleted collections left in %s stays: %s", self._directory, error)
-            return
-        for path in self._directory.iterdir():
-            if _UUID.fullmatch(path.name) and path.name not in known:
-                shutil.rmtree(path, ignore_errors=True)
-
-    def release(self) -> None:
-        """Free the lock."""
-        with self.guard:
-            self._unlock()
-
-    def check(self) -> None:
-        """Nothing to check: the lock can't be lost."""
-
-    def close(self) -> None:
-        """Close the database and free the lock."""
-        with self.guard:
-            self.closed = True
-            try:
-                self._disconnect()
-            finally:
-                self._unlock()
-
-    def most_points(self) -> int:
-        """What Chroma takes: nothing is sent anywhere."""
-        return self.max_batch()
-
-    def _connect(self) -> None:
-        with _switching:
-            if not self._is_open() or self._directory not in _OPENED:
-                _OPENED[self._directory] = self._last_write()
-            with self._named():
-                self._client = _persistent_client(self.url, self._directory)
-
-    def _unlock(self) -> None:
-        with _switching:
-            is_current = _OPENED.get(self._directory) == self._last_write()
-            self._lock.release()
-            if is_current:
-                _OPENED[self._directory] = self._last_write()
-
-    def _is_open(self) -> bool:
-        """Whether this process has the database open: Chroma shares it among all clients here, ours or not."""
-        return str(self._directory) in SharedSystemClient._identifier_to_system
-
-    def _last_write(self) -> int:
-        """When somebody last became the writer or ceased to be, in ns; 0 for never."""
-        try:
-            return (self._directory / LOCK_NAME).stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
-
-    def _disconnect(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            with _switching, self._named():
-                client.close()
-
-    def _failed(self, error: BaseException) -> StoreError:
-        text = str(error)
-        # Chroma's core names the cause of some failures only ("Failed to apply logs"), and not the cause of that.
-        if is_full(error) or (isinstance(error, InternalError) and has_little_room(self._directory)):
-            return disk_full(self.url, self._directory)
-        if "database is locked" in text:
-            return StoreError(f"Another program is writing to the Chroma database of {self.url}. Close it, then try again.")
-        if any(sign in text for sign in ("Inconsistent", "migration", "not a database", "no such table", "no such column")):
-            return StoreError(
-                f"The Chroma database of {self.url} can't be read by chromadb {chromadb.__version__} ({text}): it is damaged or"
-                " of another version. Open it with the version that made it, or index into another directory."
-            )
-        return super()._failed(error)
-
-
-def _persistent_client(url: str, directory: Path) -> Any:
-    if str(directory) in _LEFT_OPEN:
-        raise StoreError(
-            f"{url} can't be opened here: this process was forked from one that had the database open, and Chroma can't open it"
-            " a second time. Fork before it is opened or after it was closed, or start processes by 'spawn' or 'forkserver'."
-        )
-    was_open = str(directory) in SharedSystemClient._identifier_to_system
-    try:
-        # No .env file: what lies in the working directory is not meant for us, and could name any class to be made.
-        settings = Settings(_env_file=None, anonymized_telemetry=False)  # type: ignore[call-arg]
-        return chromadb.PersistentClient(str(directory), settings=settings)
-    except ChromaError:
-        if not was_open:
-            # Chroma keeps what couldn't be started, and would give it to the next caller, who would fail on what it lacks.
-            SharedSystemClient._identifier_to_system.pop(str(directory), None)
-        raise
-    except ValueError:
-        # This process has the database open with other settings, e.g. in a framework's client. Chroma allows one set at a
-        # time, so theirs holds.
-        try:
-            return chromadb.PersistentClient(str(directory))
-        except ValueError as error:
-            raise StoreError(f"Chroma can't open {url}: {error}. Close the other Chroma client of this process first.") from error
-
-
-def is_between(error: BaseException) -> bool:
-    """Whether Chroma says that a collection is just being removed or made by somebody else."""
-    return isinstance(error, ChromaError) and "Missing field" in str(error)
-
-
-def is_taken(error: StoreError) -> bool:
-    """Whether Chroma says that there is a collection of that name."""
-    return "already exists" in str(error) or "UNIQUE constraint" in str(error)
-
-
-def _without_classes(collection: Any) -> Any:
-    """The collection, without the classes that it names to embed with.
-
-    Chroma makes them before each write, with arguments that are kept in the collection: some fetch a model and run its code. We
-    hand over vectors, so none is needed.
-    """
-    model = collection._model
-    model.serialized_schema = None
-    model.configuration_json = {**model.configuration_json, "embedding_function": None}
-    return collection
-
-
-def _forget() -> None:
-    """In a forked child: what is open here has no threads behind it, and would wait for them when it is freed."""
-    global _switching
-    _switching = threading.Lock()
-    for identifier, system in SharedSystemClient._identifier_to_system.items():
-        never_free(system)
-        _LEFT_OPEN.add(identifier)
-    SharedSystemClient._identifier_to_system.clear()
-    SharedSystemClient._identifier_to_refcount.clear()
-    SharedSystemClient._refcount_lock = threading.Lock()
-    _OPENED.clear()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which doesn't fork
-    os.register_at_fork(after_in_child=_forget)
 
 
 def _is_ours(collection: Any) -> bool:

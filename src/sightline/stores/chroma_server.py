@@ -28,7 +28,7 @@ from sightline.retries import (
     seconds_asked,
 )
 from sightline.stores.checks import store_closed
-from sightline.stores.chroma import OLD, WRITER, Database, is_between, is_taken
+from sightline.stores.chroma_database import OLD, WRITER, Database, is_between, is_taken
 from sightline.stores.leases import PARTING_S, Lease
 from sightline.stores.requests import RequestTooLarge
 

@@ -15,9 +15,8 @@ import pytest
 
 from sightline.contract import Mark
 from sightline.errors import DeletionRefused, NonFiniteEmbedding, StoreError
-from sightline.indexing import ahead
+from sightline.indexing import ahead, windows
 from sightline.indexing import indexer as module
-from sightline.indexing import windows
 from sightline.indexing.background import Background
 from sightline.indexing.chunking import default_settings
 from sightline.indexing.files import Discovered, discover, roots_of

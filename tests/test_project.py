@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,19 @@ def tracked_files() -> list[Path]:
         pytest.skip("not a git checkout, e.g. an unpacked source distribution")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def name_of(module: Path) -> str:
+    """Its dotted name."""
+    return ".".join(("sightline", *module.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Each can be read, and understood, after those that it imports."""
+    named = {name_of(module): module for module in modules()}
+    needs = {name: (imports(module) & named.keys()) - {name} for name, module in named.items()}
+    assert len(needs) > 100
+    list(TopologicalSorter(needs).static_order())  # raises CycleError, which names them
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)

@@ -165,16 +165,16 @@ _MARKDOWN = Reader("markdown/2", "markdown", f"{_HERE}.markdown:read")
 _TEXT = Reader("text/1", "text", f"{_HERE}.text:read")
 _RST = Reader("rst/1", "rst", f"{_HERE}.text:read")
 _HTML = Reader("html/3", "markdown", f"{_HERE}.html:read", isolated=True, declares=True, needs=_HTML_NEEDS)
-_CSV = Reader("csv/3", "markdown", f"{_HERE}.csv:read", isolated=True)
-_TSV = Reader("tsv/3", "markdown", f"{_HERE}.csv:read_tabs", isolated=True)
+_CSV = Reader("csv/4", "markdown", f"{_HERE}.csv:read", isolated=True)
+_TSV = Reader("tsv/4", "markdown", f"{_HERE}.csv:read_tabs", isolated=True)
 _IPYNB = Reader("ipynb/2", "markdown", f"{_HERE}.ipynb:read", isolated=True)
 _PYTHON = Reader("python/1", "python", f"{_HERE}.code:read")
 _CODE = Reader("code/1", "code", f"{_HERE}.code:read")
 _PDF = Reader("pdf/1", "text", f"{_HERE}.pdf:read", binary=True, isolated=True, needs={"pypdfium2": "pypdfium2"})
-_DOCX = Reader("docx/1", "markdown", f"{_HERE}.docx:read", binary=True, isolated=True, needs={"docx": "python-docx"})
-_PPTX = Reader("pptx/1", "markdown", f"{_HERE}.pptx:read", binary=True, isolated=True, needs={"pptx": "python-pptx"})
+_DOCX = Reader("docx/2", "markdown", f"{_HERE}.docx:read", binary=True, isolated=True, needs={"docx": "python-docx"})
+_PPTX = Reader("pptx/2", "markdown", f"{_HERE}.pptx:read", binary=True, isolated=True, needs={"pptx": "python-pptx"})
 _XLSX = Reader(
-    "xlsx/1", "markdown", f"{_HERE}.xlsx:read",
+    "xlsx/2", "markdown", f"{_HERE}.xlsx:read",
     binary=True, isolated=True, needs={"openpyxl": "openpyxl", "defusedxml": "defusedxml"},
 )  # fmt: skip
 _EPUB = Reader(

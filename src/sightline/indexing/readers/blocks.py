@@ -13,6 +13,8 @@ from sightline.indexing.readers.anchors import PackedAnchors
 # A table is written as several, each with the header again and of about this many characters: some 200 tokens at most in most
 # writings, so that a chunk is made of whole ones and says what its columns are.
 _TABLE_CHARACTERS = 480
+# A longer header would be most of such a table: then each row is a paragraph of its cells, each with the name of its column.
+_HEADER_CHARACTERS = 240
 _SPACE = re.compile(r"\s+")
 # What would make a heading, a rule, a fence, a quote or HTML of a plain line.
 _SPECIAL = re.compile(r"(?m)^[ \t]*(?=#{1,6}(?:\s|$)|[-=_*]{3,}\s*$|=+\s*$|-+\s*$|```|~~~|>|<[!/?A-Za-z])")
@@ -50,8 +52,11 @@ class Blocks:
             self.add(f"{fence}{language}\n{text.rstrip()}\n{fence}")
 
     def table(self, rows: Sequence[Sequence[str]], header: Sequence[str], places: Sequence[Mapping[str, Any]] = ()) -> None:
-        """A table, and where each of its rows is from; the header stands above every few rows."""
+        """A table, and where each of its rows is from; the header stands above every few rows, or in each row if it is long."""
         width = max(len(header), max(map(len, rows), default=0))
+        if rows and len(_row(header, width)) > _HEADER_CHARACTERS:
+            self._records(rows, [*header, *[""] * (width - len(header))], places)
+            return
         above = f"{_row(header, width)}\n|{' --- |' * width}\n"
         group: list[str] = []
         group_places: list[Mapping[str, Any]] = []
@@ -80,6 +85,15 @@ class Blocks:
     def reading(self, metadata: Mapping[str, Any]) -> Reading:
         """All of it."""
         return Reading("".join(self._parts).rstrip("\n"), metadata, self._anchors)
+
+    def _records(self, rows: Sequence[Sequence[str]], header: Sequence[str], places: Sequence[Mapping[str, Any]]) -> None:
+        """Each row as a list of its cells; one that has none with text is told as empty."""
+        names = [one_line(name) for name in header]
+        for number, cells in enumerate(rows):
+            if places:
+                self._anchors.append(self._length, places[number])
+            named = [(name, one_line(cell)) for name, cell in zip(names, cells, strict=False)]
+            self.paragraph("\n".join(f"{name}: {cell}" if name else cell for name, cell in named if cell))
 
     def _group(self, above: str, group: list[str], places: list[Mapping[str, Any]]) -> None:
         start = self._length

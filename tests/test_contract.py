@@ -165,6 +165,13 @@ def test_other_dimensions_are_refused_without_embedding(contract: Contract) -> N
     assert embedder.stats().texts == 0
 
 
+def test_the_command_that_makes_it_anew_keeps_its_shorter_vectors() -> None:
+    """Those that the new ones can be cut to."""
+    several = make_contract(HashEmbedder(), ChunkPart("sections/1:64"), dimensions=32, shorter=(16, 8))
+    with pytest.raises(ContractMismatch, match="--dimensions 16,8 --rebuild"):
+        verify(several, HashEmbedder(), URL, dimensions=16)
+
+
 def test_too_short_a_model_is_refused_without_embedding(contract: Contract) -> None:
     """A model that can't give vectors of the collection's length is another one."""
     embedder = HashEmbedder(native_dimensions=16)

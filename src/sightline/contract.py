@@ -362,10 +362,12 @@ def _mismatch(
             f"  probe texts: cosine down to {documents:.3f} as documents and {queries:.3f} as queries; "
             f"at least {PROBE_COSINE} is the same sight"
         )
-    quoted, length = shlex.quote(url), "" if dimensions is None else f" --dimensions {dimensions}"
+    lengths = [] if dimensions is None else [dimensions, *(one for one in contract.vectors.shorter if one < dimensions)]
+    option = f" --dimensions {','.join(map(str, lengths))}" if lengths else ""
+    rebuild = f"sightline index PATH --into {shlex.quote(url)} --model {shlex.quote(identity.model)}{option} --rebuild"
     remedies = [
         f"To use the collection as it is, leave out the model and dimensions: it was made with {contract.reading.model!r}.",
-        f"To make it anew: sightline index PATH --into {quoted} --model {shlex.quote(identity.model)}{length} --rebuild",
+        f"To make it anew: {rebuild}",
     ]
     return ContractMismatch("\n".join([f"{url} was made by an embedder that sees differently:", *lines, *remedies]))
 

@@ -21,6 +21,7 @@ from embedding_stand_in import Behaviour, embedding_server
 from recorded_answers import NO_DIMENSIONS, NOT_FINITE, TEXT_TOO_LONG, TOO_MANY_TEXTS, Recorded
 from sightline import RemoteEmbedder, retries
 from sightline.doctor import examine
+from sightline.embedding.remote import _Call
 from sightline.errors import (
     ContractMismatch,
     DimensionError,
@@ -33,7 +34,7 @@ from sightline.errors import (
     UsageError,
 )
 from sightline.testing import HashEmbedder
-from sightline.types import Priority, Role
+from sightline.types import EmbeddingProgress, Priority, Role
 
 TEXTS = [f"the lamp of house {number} was lit" for number in range(10)]
 KNOWN = {"query_instruction": "", "document_instruction": ""}
@@ -424,6 +425,34 @@ def test_a_closed_one_is_refused(remote: Callable[..., RemoteEmbedder]) -> None:
         embedder.embed_documents(TEXTS)
     with pytest.raises(EmbedderClosed):
         embedder.identity()
+
+
+def test_closing_answers_everybody_who_waits(remote: Callable[..., RemoteEmbedder], served: Behaviour) -> None:
+    """Whose request is on its way, whose isn't yet, and who comes at that moment."""
+    embedder = remote(max_concurrency=1)
+    embedder.embed_documents(TEXTS[:1])
+    served.requests.clear()
+    served.gate.clear()
+    calls = [embedder.submit([text], role=Role.DOCUMENT) for text in TEXTS[:3]]
+    embedder.close()
+    embedder._queue(late := _Call(["tide"], 64, None), 0, 1, Priority.BULK)
+    served.gate.set()
+    for call in [*calls[1:], late.future]:
+        with pytest.raises(EmbedderClosed):
+            call.result(5)
+    assert calls[0].exception(5) is None or isinstance(calls[0].exception(), EmbedderClosed)
+
+
+def test_what_a_progress_callback_raises_is_its_callers(remote: Callable[..., RemoteEmbedder]) -> None:
+    """And the lane goes on serving others."""
+    embedder = remote(max_concurrency=1)
+
+    def fail(progress: EmbeddingProgress) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        embedder.submit(TEXTS, role=Role.DOCUMENT, on_progress=fail).result(5)
+    assert embedder.submit(TEXTS, role=Role.DOCUMENT).result(5).shape == (10, 64)
 
 
 def test_the_key_is_sent_and_never_shown(

@@ -269,30 +269,34 @@ class RemoteEmbedder(BaseEmbedder):
         self._closed.set()
         if self._process != os.getpid():
             return
-        self._lanes.close()
+        for job in self._lanes.close():
+            job()  # which tells whoever waits for it
         self._wire.close()
 
     def _queue(self, call: _Call, start: int, stop: int, priority: Priority) -> None:
         sizes = [len(text.encode()) for text in call.texts[start:stop]]
         parts = [(start + one.start, start + one.stop) for one in self._wire.batches(sizes)]
-        self._lanes.put(priority, [partial(self._send, call, first, last, priority) for first, last in parts])
+        if not self._lanes.put(priority, [partial(self._send, call, first, last, priority) for first, last in parts]):
+            call.fail(EmbedderClosed())
 
     def _send(self, call: _Call, start: int, stop: int, priority: Priority) -> None:
         """One request; what it raises is the call's."""
         if call.future.done():
             return
+        if self._closed.is_set():
+            call.fail(EmbedderClosed())
+            return
         try:
             # Who asks a question waits less long for a server than a job does.
             with until(self._closed), at_most(READING_S if priority is Priority.INTERACTIVE else math.inf):
                 rows = self._embed(call.texts[start:stop], call.dimensions, first_row=start)
+            call.deliver(start, rows)  # whose progress callback is the caller's, and may raise anything
         except RefusedTogether:
             middle = (start + stop) // 2
             self._queue(call, start, middle, priority)
             self._queue(call, middle, stop, priority)
         except BaseException as error:  # noqa: BLE001  # whoever waits for the call has to hear of it
-            call.fail(error)
-        else:
-            call.deliver(start, rows)
+            call.fail(EmbedderClosed() if self._closed.is_set() else error)
 
     def _embed(self, texts: list[str], dimensions: int, *, first_row: int) -> FloatArray:
         """Unit vectors of texts that stand in one request."""

@@ -21,6 +21,7 @@ from embedding_stand_in import Behaviour, embedding_server
 from recorded_answers import NO_DIMENSIONS, NOT_FINITE, TEXT_TOO_LONG, TOO_MANY_TEXTS, Recorded
 from sightline import RemoteEmbedder, retries
 from sightline.doctor import examine
+from sightline.embedding.lanes import Lanes
 from sightline.embedding.remote import _Call
 from sightline.errors import (
     ContractMismatch,
@@ -453,6 +454,18 @@ def test_what_a_progress_callback_raises_is_its_callers(remote: Callable[..., Re
     with pytest.raises(KeyError, match="mine"):
         embedder.submit(TEXTS, role=Role.DOCUMENT, on_progress=fail).result(5)
     assert embedder.submit(TEXTS, role=Role.DOCUMENT).result(5).shape == (10, 64)
+
+
+def test_calls_that_come_together_have_a_lane_each() -> None:
+    """A lane that was idle a moment ago is counted for one of them only."""
+    lanes, second = Lanes(4, "lanes"), threading.Event()
+    with lanes._changed:  # the first call takes the idle lane, which can't have noticed yet when the second comes
+        lanes._idle, lanes._threads = 1, [threading.Thread(target=lanes._run, daemon=True)]
+        lanes.put(Priority.INTERACTIVE, [lambda: None])
+        lanes.put(Priority.INTERACTIVE, [second.set])
+        assert len(lanes._threads) == 2
+    assert second.wait(5)
+    lanes.close()
 
 
 def test_the_key_is_sent_and_never_shown(

@@ -33,7 +33,8 @@ class Lanes:
             if self._closed:
                 return False
             self._waiting[priority].extend(jobs)
-            for _ in range(min(len(jobs) - self._idle, self._count - len(self._threads))):
+            waiting = sum(map(len, self._waiting.values()))  # all of them: who was woken for one is idle until he has taken it
+            for _ in range(min(waiting - self._idle, self._count - len(self._threads))):
                 thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()

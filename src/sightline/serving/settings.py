@@ -20,14 +20,16 @@ class Limits:
         queue_texts: Texts that were taken in and not answered yet, all requests together; no single request may have more.
         body_bytes: Of one request. Eight times as much is held of all together.
         read_seconds: How long a client may take to send a request.
+        write_seconds: How long it may leave a piece of its answer untaken. One that stands still would keep its place for ever.
     """
 
     queue_texts: int = 32_768
     body_bytes: int = 32 * MEGABYTE
     read_seconds: float = 60.0
+    write_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("queue_texts", "body_bytes", "read_seconds"):
+        for name in ("queue_texts", "body_bytes", "read_seconds", "write_seconds"):
             if (value := getattr(self, name)) <= 0:
                 raise UsageError(f"{name}={value} is out of range: more than 0.")
 
@@ -98,7 +100,7 @@ class ServerSettings:
 
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine and nobody else's."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

@@ -256,6 +256,8 @@ def test_what_stays_is_asked_once(
     [
         (lambda answer: answer["data"].pop(), "answered 10 texts with 9 vectors"),
         (lambda answer: answer["data"][0].update(index=1), "it isn't known whose they are"),
+        (lambda answer: answer["data"][0].update(index=[]), "it isn't known whose they are"),
+        (lambda answer: answer["data"][0].update(embedding=[10**400]), "gave no vector for text 0"),
         (lambda answer: answer["data"][0].update(embedding=[0.5]), "vectors of different lengths"),
         (lambda answer: [one.update(embedding=[0.5] * 8) for one in answer["data"]], "gave vectors of 8 dimensions where 64"),
         (lambda answer: answer["data"][0].update(embedding="no base64"), "gave no vector for text 0"),
@@ -489,6 +491,22 @@ def test_what_is_no_address_is_refused(url: str) -> None:
     """With an example, and without what may be a secret."""
     with pytest.raises(UsageError, match="is no address of an embedding server"):
         RemoteEmbedder.from_url(url)
+
+
+@pytest.mark.parametrize("host", ["host:secret-word", "host:99999", "[::1", "a" * 64, "a..b"])
+def test_a_host_or_a_port_that_cannot_be_is_refused(host: str) -> None:
+    """At once, and without what may be a secret."""
+    with pytest.raises(UsageError, match="a host or a port that can't be") as caught:
+        RemoteEmbedder.from_url(f"openai+http://{host}/v1#m")
+    assert "secret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"api_key": "secret-word\n"}, {"api_key": "secret-wörd"}, {"timeout_s": 0}])
+def test_what_cannot_be_sent_or_waited_for_is_refused(settings: dict[str, Any]) -> None:
+    """A key isn't shown by it, as the HTTP client's error would."""
+    with pytest.raises(UsageError) as caught:
+        RemoteEmbedder("http://localhost/v1", "m", **settings)
+    assert "secret" not in str(caught.value)
 
 
 def test_an_address_with_a_password_is_refused_without_it() -> None:

@@ -121,7 +121,7 @@ class RemoteEmbedder(BaseEmbedder):
         max_batch_texts: Texts in a request at most; fewer once the server refused so many.
 
     Raises:
-        UsageError: An address or a number that can't be used; an unknown instruction.
+        UsageError: An address, a key or a number that can't be used; an unknown instruction.
     """
 
     def __init__(
@@ -145,6 +145,8 @@ class RemoteEmbedder(BaseEmbedder):
         for name, value in (("max_concurrency", max_concurrency), ("max_batch_texts", max_batch_texts)):
             if value < 1:
                 raise UsageError(f"{name}={value} is out of range: at least 1.")
+        if not timeout_s > 0:
+            raise UsageError(f"timeout_s={timeout_s} is out of range: more than 0.")
         self._asked_model, self._asked_dimensions = model, dimensions
         self._start_timeout_s = start_timeout_s
         self._tokenizer = tokenizer
@@ -492,7 +494,12 @@ def url_of(base_url: str, model: str) -> str:
 
 
 def _checked_url(base_url: str) -> str:
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+        _ = parts.port, (parts.hostname or "").encode("idna")
+    except ValueError:  # whose message may hold a password
+        message = "The address of an embedding server has a host or a port that can't be; write e.g. http://localhost:30000/v1."
+        raise UsageError(message) from None
     if parts.username is not None or parts.password is not None:
         raise UsageError(
             "The address of an embedding server holds no user and no key, because addresses are logged: set the environment"

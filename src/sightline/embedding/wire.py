@@ -305,7 +305,7 @@ def _vector(given: Any, number: int) -> FloatArray:
             row: FloatArray = np.frombuffer(base64.b64decode(given, validate=True), dtype="<f4").astype(np.float32)
         else:
             row = np.array(given, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError, binascii.Error) as error:  # a null among the numbers is what JSON makes of a NaN
+    except (TypeError, ValueError, OverflowError, binascii.Error) as error:  # null is what JSON makes of a NaN
         raise ServerFailed(f"The embedding server gave no vector for text {number}, but {str(given)[:40]!r}.") from error
     if row.ndim != 1:
         raise ServerFailed(f"The embedding server gave an array of shape {row.shape} for text {number}; a vector was asked for.")

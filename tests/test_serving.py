@@ -665,6 +665,20 @@ async def test_a_search_that_cant_be_made_is_refused(searching: Service, body: d
     assert "edge:" not in answer.text
 
 
+async def test_a_device_that_fails_in_a_search_ends_the_service(
+    searching: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in any other request: a server that is only searched would else call itself well for ever."""
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise DeviceFailed("gone", "cuda:0")
+
+    monkeypatch.setattr(searching.collection, "asearch", fail)
+    async with client_of(searching) as client:
+        answer = await client.post("/v1/search", json={"query": "x"})
+    assert (answer.status_code, error_of(answer)["code"], searching.state) == (503, "device_failed", State.FAILED)
+
+
 async def test_without_a_collection_there_is_no_search() -> None:
     """It says how to have one."""
     async with client_of(served()) as client:
@@ -676,8 +690,11 @@ async def test_a_question_is_never_cut(engine: Any, tmp_path: Path) -> None:
     """A hit for half a question would look like one for all of it."""
     with open_collection(f"edge:{tmp_path}/kb", model=engine, create=True) as collection:
         async with client_of(served(engine, collection=collection)) as client:
-            answer = await client.post("/v1/search", json={"query": "x " * 40})
-    assert (answer.status_code, error_of(answer)["code"], error_of(answer)["param"]) == (400, "input_too_long", "query")
+            for query, instruction in (("x " * 40, None), ("x " * 20, "go"), ("x", "a " * 40)):
+                answer = await client.post("/v1/search", json={"query": query, "instruction": instruction})
+                error = error_of(answer)
+                assert (answer.status_code, error["code"], error["param"]) == (400, "input_too_long", "query")
+            assert (await client.post("/v1/search", json={"query": "x " * 20})).status_code == 200
 
 
 # --- OpenAI's own client

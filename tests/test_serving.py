@@ -449,11 +449,23 @@ async def test_without_a_key_a_web_page_cant_ask(host: str, status: int) -> None
 @pytest.mark.parametrize(("wrong", "says"), [
     ({"host": "0.0.0.0"}, "--allow-unauthenticated"), ({"host": "example.org"}, "SIGHTLINE_API_KEY"), ({"port": 70000}, "65535"),
     ({"api_key": ""}, "empty"), ({"api_key": "schlüssel"}, "header"), ({"drain_seconds": -1}, "at least 0"),
+    ({"api_key": " key "}, "blank"),
 ])  # fmt: skip
 def test_settings_that_cant_be_meant_are_refused(wrong: dict[str, Any], says: str) -> None:
     """Before anything is loaded."""
     with pytest.raises(UsageError, match=re.escape(says)):
         serving.ServerSettings(**wrong)
+
+
+@pytest.mark.parametrize(("option", "value", "says"), [
+    ("--max-body", "nan", "--max-body"), ("--max-body", "inf", "--max-body"), ("--host", "a" * 64, "Can't listen on aaa"),
+])  # fmt: skip
+def test_options_that_cant_be_meant_are_refused(option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not told as a fault of Sightline."""
+    key = ["--api-key-env", "PATH"]  # any that is set
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", "--model", PACKAGED, "--port", "0", *key, option, value])
+    assert says in capsys.readouterr().err
 
 
 def test_the_door_may_be_left_open_or_have_a_key() -> None:

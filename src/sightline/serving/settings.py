@@ -91,6 +91,8 @@ class ServerSettings:
             raise UsageError(f"drain_seconds={self.drain_seconds} is out of range: at least 0.")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()):
             raise UsageError("The API key is empty, or has characters that no HTTP header can carry. Choose another one.")
+        if self.api_key is not None and self.api_key != self.api_key.strip():
+            raise UsageError("The API key begins or ends with a blank, which HTTP takes away: nobody could send it.")
         if self.api_key is None and not self.allow_unauthenticated and not is_loopback(self.host):
             raise UsageError(
                 f"Without an API key the server listens on this machine only, and {self.host!r} can be reached from others. "

@@ -8,8 +8,10 @@ import gc
 import json
 import logging
 import re
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 from sightline import open_collection, open_embedder, serving
 from sightline.cli import main
 from sightline.errors import DeviceFailed, ModelError, NonFiniteEmbedding, StoreUnreachable, UsageError
+from sightline.serving.admission import read_body
 from sightline.serving.app import create_app
 from sightline.serving.gate import Exchange
 from sightline.serving.logs import json_lines
@@ -323,6 +326,30 @@ async def test_bodies_are_held_up_to_a_bound() -> None:
     for one in embedder.held:
         one.set_result(HashEmbedder().embed_documents(["x"]))
     assert {answer.status_code for answer in await asyncio.gather(*waiting[:-1])} == {200}
+
+
+async def test_a_body_in_many_pieces_takes_no_more_room_than_in_one() -> None:
+    """A client that sends a byte at a time would else take fifty times what is counted."""
+
+    class Trickle:
+        def __init__(self) -> None:
+            self.headers: dict[str, str] = {}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            for _ in range(20_000):
+                yield b"xy"
+
+    admission = served().admission
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with ExitStack() as until:
+            body = await read_body(Trickle(), admission, until)  # type: ignore[arg-type]
+            assert (len(body), admission.bytes) == (40_000, 40_000)
+            assert tracemalloc.get_traced_memory()[1] < 400_000
+    finally:
+        tracemalloc.stop()
+    assert admission.bytes == 0
 
 
 class Caller:

@@ -103,6 +103,14 @@ def test_bulk_batches_are_small_as_long_as_queries_come():
     assert sizes[:66] == [1] + [5] * 64 + [40]
 
 
+def test_bulk_batches_beside_queries_are_no_larger_than_the_budget():
+    """However small that is."""
+    queue, policy = SubmissionQueue(), BatchPolicy(64)
+    submit(queue, [30] * 20)
+    submit(queue, [30], Priority.INTERACTIVE)
+    assert max(sum(map(len, batch)) for batch in drain(queue, policy)) <= 64
+
+
 def test_a_deterministic_pack_is_as_large_beside_queries():
     """And holds whatever fits, because it takes as long empty."""
     queue, policy = SubmissionQueue(), BatchPolicy(2048, deterministic=True)

@@ -21,6 +21,8 @@ from embedding_stand_in import Behaviour, embedding_server
 from recorded_answers import NO_DIMENSIONS, NOT_FINITE, TEXT_TOO_LONG, TOO_MANY_TEXTS, Recorded
 from sightline import RemoteEmbedder, retries
 from sightline.doctor import examine
+from sightline.embedding.lanes import Lanes
+from sightline.embedding.remote import _Call
 from sightline.errors import (
     ContractMismatch,
     DimensionError,
@@ -33,7 +35,7 @@ from sightline.errors import (
     UsageError,
 )
 from sightline.testing import HashEmbedder
-from sightline.types import Priority, Role
+from sightline.types import EmbeddingProgress, Priority, Role
 
 TEXTS = [f"the lamp of house {number} was lit" for number in range(10)]
 KNOWN = {"query_instruction": "", "document_instruction": ""}
@@ -254,6 +256,8 @@ def test_what_stays_is_asked_once(
     [
         (lambda answer: answer["data"].pop(), "answered 10 texts with 9 vectors"),
         (lambda answer: answer["data"][0].update(index=1), "it isn't known whose they are"),
+        (lambda answer: answer["data"][0].update(index=[]), "it isn't known whose they are"),
+        (lambda answer: answer["data"][0].update(embedding=[10**400]), "gave no vector for text 0"),
         (lambda answer: answer["data"][0].update(embedding=[0.5]), "vectors of different lengths"),
         (lambda answer: [one.update(embedding=[0.5] * 8) for one in answer["data"]], "gave vectors of 8 dimensions where 64"),
         (lambda answer: answer["data"][0].update(embedding="no base64"), "gave no vector for text 0"),
@@ -426,6 +430,46 @@ def test_a_closed_one_is_refused(remote: Callable[..., RemoteEmbedder]) -> None:
         embedder.identity()
 
 
+def test_closing_answers_everybody_who_waits(remote: Callable[..., RemoteEmbedder], served: Behaviour) -> None:
+    """Whose request is on its way, whose isn't yet, and who comes at that moment."""
+    embedder = remote(max_concurrency=1)
+    embedder.embed_documents(TEXTS[:1])
+    served.requests.clear()
+    served.gate.clear()
+    calls = [embedder.submit([text], role=Role.DOCUMENT) for text in TEXTS[:3]]
+    embedder.close()
+    embedder._queue(late := _Call(["tide"], 64, None), 0, 1, Priority.BULK)
+    served.gate.set()
+    for call in [*calls[1:], late.future]:
+        with pytest.raises(EmbedderClosed):
+            call.result(5)
+    assert calls[0].exception(5) is None or isinstance(calls[0].exception(), EmbedderClosed)
+
+
+def test_what_a_progress_callback_raises_is_its_callers(remote: Callable[..., RemoteEmbedder]) -> None:
+    """And the lane goes on serving others."""
+    embedder = remote(max_concurrency=1)
+
+    def fail(progress: EmbeddingProgress) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        embedder.submit(TEXTS, role=Role.DOCUMENT, on_progress=fail).result(5)
+    assert embedder.submit(TEXTS, role=Role.DOCUMENT).result(5).shape == (10, 64)
+
+
+def test_calls_that_come_together_have_a_lane_each() -> None:
+    """A lane that was idle a moment ago is counted for one of them only."""
+    lanes, second = Lanes(4, "lanes"), threading.Event()
+    with lanes._changed:  # the first call takes the idle lane, which can't have noticed yet when the second comes
+        lanes._idle, lanes._threads = 1, [threading.Thread(target=lanes._run, daemon=True)]
+        lanes.put(Priority.INTERACTIVE, [lambda: None])
+        lanes.put(Priority.INTERACTIVE, [second.set])
+        assert len(lanes._threads) == 2
+    assert second.wait(5)
+    lanes.close()
+
+
 def test_the_key_is_sent_and_never_shown(
     served: Behaviour, base_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -447,6 +491,22 @@ def test_what_is_no_address_is_refused(url: str) -> None:
     """With an example, and without what may be a secret."""
     with pytest.raises(UsageError, match="is no address of an embedding server"):
         RemoteEmbedder.from_url(url)
+
+
+@pytest.mark.parametrize("host", ["host:secret-word", "host:99999", "[::1", "a" * 64, "a..b"])
+def test_a_host_or_a_port_that_cannot_be_is_refused(host: str) -> None:
+    """At once, and without what may be a secret."""
+    with pytest.raises(UsageError, match="a host or a port that can't be") as caught:
+        RemoteEmbedder.from_url(f"openai+http://{host}/v1#m")
+    assert "secret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"api_key": "secret-word\n"}, {"api_key": "secret-wörd"}, {"timeout_s": 0}])
+def test_what_cannot_be_sent_or_waited_for_is_refused(settings: dict[str, Any]) -> None:
+    """A key isn't shown by it, as the HTTP client's error would."""
+    with pytest.raises(UsageError) as caught:
+        RemoteEmbedder("http://localhost/v1", "m", **settings)
+    assert "secret" not in str(caught.value)
 
 
 def test_an_address_with_a_password_is_refused_without_it() -> None:

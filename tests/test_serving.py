@@ -8,8 +8,10 @@ import gc
 import json
 import logging
 import re
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import pytest
 from sightline import open_collection, open_embedder, serving
 from sightline.cli import main
 from sightline.errors import DeviceFailed, ModelError, NonFiniteEmbedding, StoreUnreachable, UsageError
+from sightline.serving.admission import read_body
 from sightline.serving.app import create_app
 from sightline.serving.gate import Exchange
 from sightline.serving.logs import json_lines
@@ -325,6 +328,30 @@ async def test_bodies_are_held_up_to_a_bound() -> None:
     assert {answer.status_code for answer in await asyncio.gather(*waiting[:-1])} == {200}
 
 
+async def test_a_body_in_many_pieces_takes_no_more_room_than_in_one() -> None:
+    """A client that sends a byte at a time would else take fifty times what is counted."""
+
+    class Trickle:
+        def __init__(self) -> None:
+            self.headers: dict[str, str] = {}
+
+        async def stream(self) -> AsyncIterator[bytes]:
+            for _ in range(20_000):
+                yield b"xy"
+
+    admission = served().admission
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with ExitStack() as until:
+            body = await read_body(Trickle(), admission, until)  # type: ignore[arg-type]
+            assert (len(body), admission.bytes) == (40_000, 40_000)
+            assert tracemalloc.get_traced_memory()[1] < 400_000
+    finally:
+        tracemalloc.stop()
+    assert admission.bytes == 0
+
+
 class Caller:
     """A client that speaks ASGI by itself, so that it can stop in the middle."""
 
@@ -380,6 +407,23 @@ async def test_a_client_that_is_too_slow_is_told_so() -> None:
     assert caller.sent[0]["status"] == 408
 
 
+async def test_a_client_that_doesnt_read_loses_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    """It would hold it for ever, and a few such would fill the queue for everybody."""
+    caller = Caller(json.dumps({"model": "m", "input": [LAMP] * 3000}).encode())
+    service = served(limits=Limits(write_seconds=0.01))
+
+    async def stand_still(message: Any) -> None:
+        caller.sent.append(message)
+        if len(caller.sent) > 2:
+            await asyncio.Event().wait()
+
+    caller.send = stand_still  # type: ignore[method-assign]
+    with caplog.at_level(logging.INFO):
+        await asyncio.wait_for(caller.call(service), 10)
+    assert (service.admission.texts, service.admission.bytes) == (0, 0)
+    assert [record.fields["status"] for record in caplog.records] == [499]
+
+
 async def test_a_request_leaves_nothing_behind() -> None:
     """Good or bad, it is freed at once, not when Python next looks for cycles: bodies and vectors are large."""
     service = served()
@@ -420,8 +464,8 @@ async def test_only_who_has_the_key_is_answered(headers: dict[str, Any], status:
 
 
 @pytest.mark.parametrize(("host", "status"), [
-    ("localhost", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200), ("evil.example", 403), ("", 403),
-    ("127.0.0.1.evil.example", 403),
+    ("localhost", 200), ("LocalHost:8000", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200),
+    ("evil.example", 403), ("", 403), ("127.0.0.1.evil.example", 403),
 ])  # fmt: skip
 async def test_without_a_key_a_web_page_cant_ask(host: str, status: int) -> None:
     """One whose name leads to this machine comes with that name."""
@@ -432,11 +476,23 @@ async def test_without_a_key_a_web_page_cant_ask(host: str, status: int) -> None
 @pytest.mark.parametrize(("wrong", "says"), [
     ({"host": "0.0.0.0"}, "--allow-unauthenticated"), ({"host": "example.org"}, "SIGHTLINE_API_KEY"), ({"port": 70000}, "65535"),
     ({"api_key": ""}, "empty"), ({"api_key": "schlüssel"}, "header"), ({"drain_seconds": -1}, "at least 0"),
+    ({"api_key": " key "}, "blank"),
 ])  # fmt: skip
 def test_settings_that_cant_be_meant_are_refused(wrong: dict[str, Any], says: str) -> None:
     """Before anything is loaded."""
     with pytest.raises(UsageError, match=re.escape(says)):
         serving.ServerSettings(**wrong)
+
+
+@pytest.mark.parametrize(("option", "value", "says"), [
+    ("--max-body", "nan", "--max-body"), ("--max-body", "inf", "--max-body"), ("--host", "a" * 64, "Can't listen on aaa"),
+])  # fmt: skip
+def test_options_that_cant_be_meant_are_refused(option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not told as a fault of Sightline."""
+    key = ["--api-key-env", "PATH"]  # any that is set
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", "--model", PACKAGED, "--port", "0", *key, option, value])
+    assert says in capsys.readouterr().err
 
 
 def test_the_door_may_be_left_open_or_have_a_key() -> None:
@@ -648,6 +704,20 @@ async def test_a_search_that_cant_be_made_is_refused(searching: Service, body: d
     assert "edge:" not in answer.text
 
 
+async def test_a_device_that_fails_in_a_search_ends_the_service(
+    searching: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in any other request: a server that is only searched would else call itself well for ever."""
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise DeviceFailed("gone", "cuda:0")
+
+    monkeypatch.setattr(searching.collection, "asearch", fail)
+    async with client_of(searching) as client:
+        answer = await client.post("/v1/search", json={"query": "x"})
+    assert (answer.status_code, error_of(answer)["code"], searching.state) == (503, "device_failed", State.FAILED)
+
+
 async def test_without_a_collection_there_is_no_search() -> None:
     """It says how to have one."""
     async with client_of(served()) as client:
@@ -659,8 +729,11 @@ async def test_a_question_is_never_cut(engine: Any, tmp_path: Path) -> None:
     """A hit for half a question would look like one for all of it."""
     with open_collection(f"edge:{tmp_path}/kb", model=engine, create=True) as collection:
         async with client_of(served(engine, collection=collection)) as client:
-            answer = await client.post("/v1/search", json={"query": "x " * 40})
-    assert (answer.status_code, error_of(answer)["code"], error_of(answer)["param"]) == (400, "input_too_long", "query")
+            for query, instruction in (("x " * 40, None), ("x " * 20, "go"), ("x", "a " * 40)):
+                answer = await client.post("/v1/search", json={"query": query, "instruction": instruction})
+                error = error_of(answer)
+                assert (answer.status_code, error["code"], error["param"]) == (400, "input_too_long", "query")
+            assert (await client.post("/v1/search", json={"query": "x " * 20})).status_code == 200
 
 
 # --- OpenAI's own client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, Literal
 
@@ -78,12 +79,18 @@ def serve(
             api_key=_key(api_key_env),
             allow_unauthenticated=allow_unauthenticated,
             instructions=pairs(instructions, "NAME=TEXT"),
-            limits=serving.Limits(queue_texts=max_queue, body_bytes=int(max_body * serving.MEGABYTE)),
+            limits=serving.Limits(queue_texts=max_queue, body_bytes=_bytes(max_body)),
             access_log=not no_access_log,
             on_too_long=on_too_long,
             **more,
         )
     )
+
+
+def _bytes(megabytes: float) -> int:
+    if not math.isfinite(megabytes):
+        raise UsageError(f"--max-body {megabytes} is no size. Give megabytes, e.g. 32.")
+    return int(megabytes * serving.MEGABYTE)
 
 
 def _key(variable: str) -> str | None:

@@ -27,23 +27,29 @@ class Lanes:
         self._idle = self._bulk_running = 0
         self._closed = False
 
-    def put(self, priority: Priority, jobs: list[Job]) -> None:
-        """Queue jobs behind those of the same priority."""
+    def put(self, priority: Priority, jobs: list[Job]) -> bool:
+        """Queue jobs behind those of the same priority; False, and none is taken, once the lanes are closed."""
         with self._changed:
+            if self._closed:
+                return False
             self._waiting[priority].extend(jobs)
-            for _ in range(min(len(jobs) - self._idle, self._count - len(self._threads))):
+            waiting = sum(map(len, self._waiting.values()))  # all of them: who was woken for one is idle until he has taken it
+            for _ in range(min(waiting - self._idle, self._count - len(self._threads))):
                 thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
             self._changed.notify_all()
+            return True
 
-    def close(self) -> None:
-        """Take no more; what is on its way comes to its end by itself."""
+    def close(self) -> list[Job]:
+        """Take no more, and give back what waited; what is on its way comes to its end by itself."""
         with self._changed:
             self._closed = True
+            left = [job for waiting in self._waiting.values() for job in waiting]
             for waiting in self._waiting.values():
                 waiting.clear()
             self._changed.notify_all()
+            return left
 
     def _run(self) -> None:
         while True:

@@ -121,7 +121,7 @@ class RemoteEmbedder(BaseEmbedder):
         max_batch_texts: Texts in a request at most; fewer once the server refused so many.
 
     Raises:
-        UsageError: An address or a number that can't be used; an unknown instruction.
+        UsageError: An address, a key or a number that can't be used; an unknown instruction.
     """
 
     def __init__(
@@ -145,6 +145,8 @@ class RemoteEmbedder(BaseEmbedder):
         for name, value in (("max_concurrency", max_concurrency), ("max_batch_texts", max_batch_texts)):
             if value < 1:
                 raise UsageError(f"{name}={value} is out of range: at least 1.")
+        if not timeout_s > 0:
+            raise UsageError(f"timeout_s={timeout_s} is out of range: more than 0.")
         self._asked_model, self._asked_dimensions = model, dimensions
         self._start_timeout_s = start_timeout_s
         self._tokenizer = tokenizer
@@ -269,30 +271,34 @@ class RemoteEmbedder(BaseEmbedder):
         self._closed.set()
         if self._process != os.getpid():
             return
-        self._lanes.close()
+        for job in self._lanes.close():
+            job()  # which tells whoever waits for it
         self._wire.close()
 
     def _queue(self, call: _Call, start: int, stop: int, priority: Priority) -> None:
         sizes = [len(text.encode()) for text in call.texts[start:stop]]
         parts = [(start + one.start, start + one.stop) for one in self._wire.batches(sizes)]
-        self._lanes.put(priority, [partial(self._send, call, first, last, priority) for first, last in parts])
+        if not self._lanes.put(priority, [partial(self._send, call, first, last, priority) for first, last in parts]):
+            call.fail(EmbedderClosed())
 
     def _send(self, call: _Call, start: int, stop: int, priority: Priority) -> None:
         """One request; what it raises is the call's."""
         if call.future.done():
             return
+        if self._closed.is_set():
+            call.fail(EmbedderClosed())
+            return
         try:
             # Who asks a question waits less long for a server than a job does.
             with until(self._closed), at_most(READING_S if priority is Priority.INTERACTIVE else math.inf):
                 rows = self._embed(call.texts[start:stop], call.dimensions, first_row=start)
+            call.deliver(start, rows)  # whose progress callback is the caller's, and may raise anything
         except RefusedTogether:
             middle = (start + stop) // 2
             self._queue(call, start, middle, priority)
             self._queue(call, middle, stop, priority)
         except BaseException as error:  # noqa: BLE001  # whoever waits for the call has to hear of it
-            call.fail(error)
-        else:
-            call.deliver(start, rows)
+            call.fail(EmbedderClosed() if self._closed.is_set() else error)
 
     def _embed(self, texts: list[str], dimensions: int, *, first_row: int) -> FloatArray:
         """Unit vectors of texts that stand in one request."""
@@ -488,7 +494,12 @@ def url_of(base_url: str, model: str) -> str:
 
 
 def _checked_url(base_url: str) -> str:
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+        _ = parts.port, (parts.hostname or "").encode("idna")
+    except ValueError:  # whose message may hold a password
+        message = "The address of an embedding server has a host or a port that can't be; write e.g. http://localhost:30000/v1."
+        raise UsageError(message) from None
     if parts.username is not None or parts.password is not None:
         raise UsageError(
             "The address of an embedding server holds no user and no key, because addresses are logged: set the environment"

@@ -172,9 +172,11 @@ class SharedEmbedder(BaseEmbedder):
         """What the shared engine has done so far, for whomever."""
         return self.engine.stats()
 
-    def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text as a document, prompt and special tokens included, however long it is."""
-        return self.engine.count_tokens(texts, prompt=self._instructions.prompt(Role.DOCUMENT))
+    def count_tokens(
+        self, texts: Sequence[str], *, role: Role = Role.DOCUMENT, instruction: InstructionLike = None
+    ) -> list[int]:
+        """Tokens of each text as embedding it reads it, prompt and special tokens included, however long it is."""
+        return self.engine.count_tokens(texts, prompt=self._instructions.prompt(role, instruction))
 
     def token_spans(self, text: str) -> npt.NDArray[np.int32]:
         """Character offsets `(num_tokens, 2)` of the text's own tokens, no special ones."""

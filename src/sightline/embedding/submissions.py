@@ -288,7 +288,8 @@ class SubmissionQueue:
 
 def _small(policy: BatchPolicy) -> BatchPolicy:
     """For bulk work beside queries."""
-    return replace(policy, max_batch_tokens=max(policy.max_batch_tokens // _PART_BESIDE_QUERIES, LEAST_SHARE))
+    least = min(LEAST_SHARE, policy.max_batch_tokens)
+    return replace(policy, max_batch_tokens=max(policy.max_batch_tokens // _PART_BESIDE_QUERIES, least))
 
 
 def _take(submission: Submission, filling: Filling) -> list[Item]:

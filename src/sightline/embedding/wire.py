@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sightline.errors import InputError, MissingExtra, NonFiniteEmbedding, ServerFailed
+from sightline.errors import InputError, MissingExtra, NonFiniteEmbedding, ServerFailed, UsageError
 from sightline.keys import hide_keys
 from sightline.portions import portions
 from sightline.retries import AWAY_S, FAILED_S, PERMANENT, http_patience, retrying, seconds_asked
@@ -77,9 +77,14 @@ class Wire:
         timeout_s: How long one answer may take.
         most_texts: In one request; fewer once the server has refused so many.
         most_bytes: Of texts in one request.
+
+    Raises:
+        UsageError: A key that can't be sent.
     """
 
     def __init__(self, base_url: str, *, api_key: str | None, timeout_s: float, most_texts: int, most_bytes: int) -> None:
+        if api_key and not (api_key.isascii() and api_key.isprintable()):  # the client would name it in its error
+            raise UsageError(f"The API key has characters that no HTTP header can carry. Check {API_KEY_VARIABLE}, or api_key=.")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
         self.base_url = base_url
@@ -266,9 +271,10 @@ def _answer(found: Any, count: int) -> Answer:
     if not isinstance(data, list) or len(data) != count:
         given = f"{len(data)} vectors" if isinstance(data, list) else "no vectors"
         raise ServerFailed(f"The embedding server answered {count} texts with {given}.")
-    numbered = {one.get("index", row): one for row, one in enumerate(data) if isinstance(one, Mapping)}
+    numbers = [one.get("index", row) if isinstance(one, Mapping) else None for row, one in enumerate(data)]
+    numbered = {number: one for number, one in zip(numbers, data, strict=True) if isinstance(number, int)}
     if set(numbered) != set(range(count)):
-        given = ", ".join(map(str, list(numbered)[:8]))
+        given = ", ".join(map(str, numbers[:8]))
         raise ServerFailed(f"The embedding server numbers {count} vectors as {given}, ..., so it isn't known whose they are.")
     rows = [_vector(numbered[number].get("embedding"), number) for number in range(count)]
     lengths = set(map(len, rows))
@@ -299,7 +305,7 @@ def _vector(given: Any, number: int) -> FloatArray:
             row: FloatArray = np.frombuffer(base64.b64decode(given, validate=True), dtype="<f4").astype(np.float32)
         else:
             row = np.array(given, dtype=np.float32)
-    except (TypeError, ValueError, binascii.Error) as error:  # a null among the numbers is what JSON makes of a NaN
+    except (TypeError, ValueError, OverflowError, binascii.Error) as error:  # null is what JSON makes of a NaN
         raise ServerFailed(f"The embedding server gave no vector for text {number}, but {str(given)[:40]!r}.") from error
     if row.ndim != 1:
         raise ServerFailed(f"The embedding server gave an array of shape {row.shape} for text {number}; a vector was asked for.")

@@ -41,10 +41,10 @@ class Admission:
                 self._pause(),
             )  # fmt: skip
         self.texts += count
-        until.callback(self._give_back, texts=count)
+        until.callback(self._give_back_texts, count)
 
-    def take_bytes(self, count: int, until: ExitStack) -> None:
-        """Hold `count` more bytes of a body.
+    def take_bytes(self, count: int) -> None:
+        """Hold `count` more bytes of a body, until they are given back.
 
         Raises:
             Problem: 429 where there is no room for them now.
@@ -53,15 +53,17 @@ class Admission:
             message = "The bodies of the requests that are waiting take all room. Send this one again later."
             raise busy(message, "queue_full", self._pause())
         self.bytes += count
-        until.callback(self._give_back, size=count)
+
+    def give_back_bytes(self, count: int) -> None:
+        """They are held no more."""
+        self.bytes -= count
 
     def note(self, seconds: float) -> None:
         """What a request took from its beginning to its answer."""
         self._last_seconds = seconds
 
-    def _give_back(self, *, texts: int = 0, size: int = 0) -> None:
-        self.texts -= texts
-        self.bytes -= size
+    def _give_back_texts(self, count: int) -> None:
+        self.texts -= count
 
     def _pause(self) -> int:
         """As long as the last answer took: by then about as much has been done as there was to do."""
@@ -79,19 +81,20 @@ async def read_body(request: Request, admission: Admission, until: ExitStack) ->
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
-    chunks, size = [], 0
+    body, held = bytearray(), 0  # not a list of chunks, which may be of a byte each and then take fifty times as much
+    until.callback(lambda: admission.give_back_bytes(held))
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
-                size += len(chunk)
-                if size > limit:
+                if held + len(chunk) > limit:
                     raise _too_large(limit)
-                admission.take_bytes(len(chunk), until)
-                chunks.append(chunk)
+                admission.take_bytes(len(chunk))
+                held += len(chunk)
+                body += chunk
     except TimeoutError as error:
         message = f"The request wasn't complete after {seconds:g} seconds."
         raise Problem(408, message, "request_timeout", headers={"Connection": "close"}) from error
-    return b"".join(chunks)
+    return bytes(body)
 
 
 def _too_large(limit: int) -> Problem:

@@ -32,7 +32,10 @@ def create_app(
 ) -> Starlette:
     """The ASGI application over a service, whose `load` somebody else calls; see `Gate` for the other arguments."""
     metrics = Metrics(service)
-    gate = Middleware(Gate, metrics=metrics, api_key=api_key, local_only=local_only, access_log=access_log)
+    gate = Middleware(
+        Gate, metrics=metrics, api_key=api_key, local_only=local_only, access_log=access_log,
+        write_seconds=service.admission.limits.write_seconds,
+    )  # fmt: skip
     app = Starlette(routes=_ROUTES, middleware=[gate], exception_handlers={HTTPException: _http_problem})
     app.state.service, app.state.metrics = service, metrics
     return app

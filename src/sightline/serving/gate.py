@@ -65,10 +65,14 @@ class Gate:
         local_only: Answer only those who call the server by a name of this machine. A web page that a browser here shows may
             have its own name lead to 127.0.0.1, and would else read what the server gives.
         access_log: A line for each request.
+        write_seconds: See `Limits`.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, api_key: str | None, local_only: bool, access_log: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, api_key: str | None, local_only: bool, access_log: bool, write_seconds: float
+    ) -> None:
         self._app, self._metrics, self._local_only, self._access_log = app, metrics, local_only, access_log
+        self._write_seconds = write_seconds
         self._key = None if api_key is None else _digest(api_key.encode("ascii"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +88,11 @@ class Gate:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = exchange.id
-            await send(message)
+            try:
+                async with asyncio.timeout(self._write_seconds):
+                    await send(message)
+            except TimeoutError as error:
+                raise ClientDisconnect from error
 
         self._metrics.running.inc()
         try:

@@ -125,8 +125,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        message = f"Can't listen on {host} port {port}: {error.strerror or error}. Choose another --host or --port."
+    except (OSError, UnicodeError) as error:  # the latter for what can be no name
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        message = f"Can't listen on {host} port {port}: {said}. Choose another --host or --port."
         raise UsageError(message) from error
     with listener:
         yield listener

@@ -39,7 +39,7 @@ class Embedder(Protocol):
     def instructions(self) -> Any: ...
     def identity(self) -> EmbedderIdentity: ...
     def stats(self) -> EmbeddingStats: ...
-    def count_tokens(self, texts: Sequence[str]) -> list[int] | None: ...
+    def count_tokens(self, texts: Sequence[str], *, role: Role, instruction: Any = None) -> list[int] | None: ...
     def embed_queries(self, texts: Sequence[str]) -> FloatArray: ...
     def embed_documents(self, texts: Sequence[str]) -> FloatArray: ...
     def submit(
@@ -147,12 +147,15 @@ class Service:
         """
         if self.collection is None:
             raise Problem(404, "No collection is served here; an operator names one with --collection URL.", "no_collection")
-        await asyncio.to_thread(self._check_length, asked.query)
+        await asyncio.to_thread(self._check_length, asked, self.collection)
         try:
             return await self.collection.asearch(
                 asked.query, k=asked.k, instruction=asked.instruction, filter=asked.filter, dimensions=asked.dimensions,
                 shortlist=asked.shortlist,
             )  # fmt: skip
+        except (DeviceFailed, EmbedderClosed):
+            self.state = State.FAILED
+            raise
         except DimensionError as error:  # which names the collection's address, and what its owner could do
             what, given = ("shortlist", asked.shortlist) if asked.dimensions is None else ("dimensions", asked.dimensions)
             lengths = ", ".join(map(str, self.collection.lengths))
@@ -185,14 +188,18 @@ class Service:
             "version": __version__,
         }
 
-    def _check_length(self, query: str) -> None:
-        """A question is never cut in silence."""
+    def _check_length(self, asked: SearchRequest, collection: Collection) -> None:
+        """A question is never cut in silence, whatever stands before it."""
         longest = self.embedder.max_length
         if longest is None:
             return
-        counts = self.embedder.count_tokens([query])
+        text, instruction, contract = asked.query, asked.instruction, collection.contract
+        if instruction is None and contract is not None and contract.reading.query_prompt is not None:
+            text, instruction = contract.reading.query_prompt + text, ""
+        counts = self.embedder.count_tokens([text], role=Role.QUERY, instruction=instruction)
         if counts is not None and counts[0] > longest:
-            raise Problem(400, f"The question has {counts[0]:,} tokens; at most {longest:,} are read.", "input_too_long", "query")
+            message = f"The question has {counts[0]:,} tokens with its prompt; at most {longest:,} are read."
+            raise Problem(400, message, "input_too_long", "query")
 
 
 def check(embedder: Embedder) -> None:

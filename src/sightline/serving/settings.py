@@ -20,14 +20,16 @@ class Limits:
         queue_texts: Texts that were taken in and not answered yet, all requests together; no single request may have more.
         body_bytes: Of one request. Eight times as much is held of all together.
         read_seconds: How long a client may take to send a request.
+        write_seconds: How long it may leave a piece of its answer untaken. One that stands still would keep its place for ever.
     """
 
     queue_texts: int = 32_768
     body_bytes: int = 32 * MEGABYTE
     read_seconds: float = 60.0
+    write_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("queue_texts", "body_bytes", "read_seconds"):
+        for name in ("queue_texts", "body_bytes", "read_seconds", "write_seconds"):
             if (value := getattr(self, name)) <= 0:
                 raise UsageError(f"{name}={value} is out of range: more than 0.")
 
@@ -89,6 +91,8 @@ class ServerSettings:
             raise UsageError(f"drain_seconds={self.drain_seconds} is out of range: at least 0.")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key.strip()):
             raise UsageError("The API key is empty, or has characters that no HTTP header can carry. Choose another one.")
+        if self.api_key is not None and self.api_key != self.api_key.strip():
+            raise UsageError("The API key begins or ends with a blank, which HTTP takes away: nobody could send it.")
         if self.api_key is None and not self.allow_unauthenticated and not is_loopback(self.host):
             raise UsageError(
                 f"Without an API key the server listens on this machine only, and {self.host!r} can be reached from others. "
@@ -98,7 +102,7 @@ class ServerSettings:
 
 def is_loopback(host: str) -> bool:
     """Whether a host is this machine and nobody else's."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback

@@ -560,6 +560,18 @@ async def test_a_device_that_fails_ends_the_service() -> None:
     assert (answer.status_code, error_of(answer)["code"], service.state) == (503, "device_failed", State.FAILED)
 
 
+async def test_a_model_that_failed_is_seen_before_a_request_meets_it() -> None:
+    """Whatever ended it; and what is asked of the server itself is answered."""
+    with open_embedder(PACKAGED, device="cpu", dtype="float32", max_length=23) as embedder:
+        embedder.embed_documents([LAMP])
+        async with client_of(served(embedder)) as client:
+            before = (await client.get("/health/ready")).status_code
+            embedder.engine._queue.close(RuntimeError("gone"))  # what a worker does when its thread ends
+            paths = ("/health/ready", "/health/live", "/metrics", "/config")
+            after = [(await client.get(path)).status_code for path in paths]
+    assert (before, after) == (200, [503, 503, 200, 200])
+
+
 def test_loading_tries_the_model() -> None:
     """Then requests are answered."""
     service = Service(HashEmbedder(), names=["m"])

@@ -224,6 +224,11 @@ class EmbeddingEngine(BaseEmbedder):
         """What was done so far, truncation included."""
         return self._counts.snapshot()
 
+    @property
+    def ended(self) -> bool:
+        """Whether it answers nobody any more: it was closed, or its device failed."""
+        return self._queue.closed
+
     def describe(self) -> EngineDescription:
         """What this engine is, and how it runs if it is loaded."""
         loaded = self._worker.wait_loaded() if self._worker else []

@@ -164,6 +164,11 @@ class SharedEmbedder(BaseEmbedder):
         document, query = self._instructions.prompt(Role.DOCUMENT), self._instructions.prompt(Role.QUERY)
         return replace(self.engine.identity(), document_prompt=document, query_prompt=query)
 
+    @property
+    def ended(self) -> bool:
+        """Whether it answers nobody any more: it was closed, or the device of the shared engine failed."""
+        return self._engine is None or self._engine.ended
+
     def describe(self) -> EngineDescription:
         """What the shared engine is and how it runs, with this one's own dimensions and instructions."""
         return replace(self.engine.describe(), dimensions=self._dimensions, instructions=self.instructions)

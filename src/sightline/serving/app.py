@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -76,7 +75,7 @@ async def models(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """GET /v1/models/NAME; a name may have slashes."""
-    service, name = _service(request), unquote(request.path_params["name"])
+    service, name = _service(request), request.path_params["name"]
     if name not in service.names:
         raise unknown_model(name, service.names)
     return json_response(_model(service, name))

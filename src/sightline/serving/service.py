@@ -87,8 +87,17 @@ class Service:
     ) -> None:
         self.embedder, self.names, self.collection, self.token_ids = embedder, tuple(names), collection, token_ids
         self.admission = Admission(limits or Limits())
-        self.state = State.LOADING
+        self._state = State.LOADING
         self.started = int(time.time())
+
+    @property
+    def state(self) -> State:
+        """Whether requests can be answered. A model may have failed without a request that met it."""
+        return State.FAILED if self._state is State.READY and getattr(self.embedder, "ended", False) else self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._state = state
 
     def load(self) -> None:
         """Load the model and try it; from then on requests are answered.

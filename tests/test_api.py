@@ -151,6 +151,17 @@ def test_front_matter_can_be_searched_by(memory: str) -> None:
     assert "lang:" not in hit.text
 
 
+def test_a_collection_that_another_run_makes_meanwhile_is_ours(
+    memory: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wasn't there when its contract was asked for, and was when it was looked for."""
+    answers = [None]  # the first one is from before
+    read = MemoryStore.read_contract
+    monkeypatch.setattr(MemoryStore, "read_contract", lambda store: answers.pop() if answers else read(store))
+    assert sightline.index([folder], into=memory, model=HashEmbedder(), dimensions=32).chunks_embedded == 0
+    assert not answers
+
+
 def test_nothing_to_index_is_a_mistake() -> None:
     """Neither paths nor documents."""
     with pytest.raises(UsageError, match="No path was given"):

@@ -118,6 +118,22 @@ def test_another_machine_is_named_with_the_way_out(table, lease, clock):
     assert table.record["run"] == "r1"
 
 
+def test_an_answer_that_got_lost_while_a_dead_lease_is_replaced_leaves_it_ours(table, lease, clock, monkeypatch):
+    """The attempt after it finds the record there, and it is our own."""
+    table.record = held(clock)
+    clock.now += STALE_S + 1
+    create = table.create
+
+    def heard_too_late(record):
+        create(record)
+        return False
+
+    monkeypatch.setattr(table, "create", heard_too_late)
+    taken = lease()
+    taken.acquire()
+    taken.check()
+
+
 def test_silence_ends_a_lease(table, lease, clock):
     """A holder elsewhere is replaced after minutes without a sign of life, not before."""
     table.record = held(clock)

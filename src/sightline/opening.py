@@ -55,7 +55,9 @@ def known_contract(store: Store) -> Contract | None:
     """The contract of a collection that is to be written; None where there is no collection yet."""
     contract = stored_contract(store)
     if contract is None and store.exists():
-        raise not_ours(store.url)
+        contract = stored_contract(store)  # another run may have made it in between
+        if contract is None:
+            raise not_ours(store.url)
     return contract
 
 

@@ -17,7 +17,7 @@ from sightline.stores.forks import Opener
 from sightline.stores.requests import Requests
 
 try:
-    from chromadb.errors import ChromaError, NotFoundError
+    from chromadb import errors
 except ImportError as error:
     raise MissingExtra("A store chroma:DIR/COLLECTION", package="chromadb", extra="chroma") from error
 
@@ -132,9 +132,9 @@ class Database(ABC):
             yield
         except SightlineError:
             raise
-        except NotFoundError as error:
+        except errors.NotFoundError as error:
             raise collection_not_found(self.url) from error
-        except (ChromaError, ValueError, TypeError) as error:
+        except (errors.ChromaError, ValueError, TypeError) as error:
             raise self._failed(error) from error
         except BaseException as error:
             # A panic of Chroma's core is no Exception, and an answer that its client doesn't know is a bare one.
@@ -148,7 +148,7 @@ class Database(ABC):
 
 def is_between(error: BaseException) -> bool:
     """Whether Chroma says that a collection is just being removed or made by somebody else."""
-    return isinstance(error, ChromaError) and "Missing field" in str(error)
+    return isinstance(error, errors.ChromaError) and "Missing field" in str(error)
 
 
 def is_taken(error: StoreError) -> bool:

@@ -150,8 +150,10 @@ class Lease:
                 raise StoreLocked(self._held_by(found))
             _log.warning("taking over the lease of %s from %s", self._url, _name(found))
             self._table.remove()
-        if not self._table.create(record):  # somebody else was quicker
-            raise StoreLocked(self._held_by(self._table.read() or {}))
+        if not self._table.create(record):
+            found = self._table.read()
+            if not self._is_mine(found):  # somebody else was quicker
+                raise StoreLocked(self._held_by(found or {}))
 
     def _beat(self) -> None:
         with at_most(0):  # the next beat is the next attempt; whoever needs the guard meanwhile has patience of his own

@@ -83,6 +83,10 @@ class Database(ABC):
         ]
         return lambda client: finished(client.upsert(physical, points, wait=True))
 
+    def drop(self, physical: str) -> Call[Any]:
+        """What removes a collection."""
+        return lambda client: client.delete_collection(physical)
+
     @abstractmethod
     def each(self, calls: Sequence[Callable[[], None]]) -> None:
         """Make all calls; raise the first error after all have ended."""

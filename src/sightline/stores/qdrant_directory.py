@@ -14,6 +14,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from qdrant_client import QdrantClient
 
@@ -90,6 +91,16 @@ class Directory(Database):
     def expect(self, physical: str, points: int) -> None:
         if not self._is_large:
             self._warn_if_large(self.request(self._url, "counting", lambda client: client.count(physical)).count + points)
+
+    def drop(self, physical: str) -> Call[Any]:
+        def drop(client: QdrantClient) -> bool:
+            # The client forgets its file without closing it, of which Python warns from 3.13 on.
+            found = client._client.collections.get(physical)  # type: ignore[attr-defined]
+            if found is not None:
+                found.close()
+            return client.delete_collection(physical)
+
+        return drop
 
     def each(self, calls: Sequence[Callable[[], None]]) -> None:
         for call in calls:

@@ -133,7 +133,7 @@ class Names:
     def drop(self, physical: str) -> None:
         """Remove a collection."""
         with suppress(CollectionNotFound):
-            self._request("dropping a collection", lambda client: client.delete_collection(physical))
+            self._request("dropping a collection", self._database.drop(physical))
         self._database.epoch += 1
 
     def put(self, physical: str, metadata: Mapping[str, Any]) -> None:

@@ -52,6 +52,7 @@ def test_order_is_the_inputs(minilm):
     assert np.linalg.norm(together - alone, axis=1).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_many_windows_keep_the_order(minilm):
     """More texts than are tokenised at a time."""
     texts = [f"number {number % 300}" for number in range(2500)]
@@ -131,6 +132,7 @@ def test_concurrent_callers_get_their_own_vectors(minilm):
         assert np.linalg.norm(vectors - alone, axis=1).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_lone_query_overtakes_a_bulk_job(minilm):
     """It is answered while the job has most of its texts before it."""
     done = []
@@ -324,6 +326,7 @@ def test_failed_batch_fails_its_callers_only(minilm_folder, monkeypatch):
         assert engine.embed_documents(SOME).shape == (5, 384)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_budget_whatever_the_texts(minilm_folder, monkeypatch):
     """No batch has more tokens than allowed."""
     from sightline.embedding.packed_encoder import PackedEncoder
@@ -351,6 +354,7 @@ def test_threads_are_the_engines_own(minilm_folder):
     assert in_new_thread == [before]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_streams_share_the_threads(minilm_folder, monkeypatch, deterministic):
     """Each pass of a bulk job has its share; a lone long text has all, unless the engine is deterministic, a short one never."""

@@ -263,6 +263,7 @@ def test_kernels_that_cant_be_built_are_told_once_and_done_without(monkeypatch, 
     assert NativeOperators(wait=True).add_and_rms_norm(rows, None, norm)[0].shape == (2, 32)
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_kernels_are_compiled_once_a_machine(monkeypatch, tmp_path):
     """A second process finds the library in the cache, and half a file never lies under its name."""
@@ -283,6 +284,7 @@ def test_no_library_is_loaded_from_where_others_may_write(monkeypatch, tmp_path)
         native._compiled(lambda: None)
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_kernels_that_give_something_else_are_refused(monkeypatch, tmp_path, caplog):
     """A compiler may be wrong too."""
@@ -495,6 +497,7 @@ def test_triton_kernels_equal_torchs():
     assert float(done.stdout) < 1e-5
 
 
+@pytest.mark.slow
 def test_triton_kernels_compile_for_hopper():
     """To machine code, which needs no device either."""
     pytest.importorskip("triton", reason="Triton isn't installed")
@@ -540,6 +543,7 @@ def test_long_text_beside_short_ones_equals_alone(make_model):
     assert (together * alone).sum(axis=1).min() > 0.999
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_process_may_end_while_kernels_are_compiled(tmp_path):
     """Cleanly, and without waiting for the compiler."""

@@ -122,6 +122,7 @@ class TestFileLock:
 
 
 class TestLocks:
+    @pytest.mark.slow
     def test_another_writer_is_told_who_holds_it(self, url, opened):
         """A second process is refused with the first one's process id, and may still read the contract of an Edge collection."""
         store = opened(url)

@@ -853,6 +853,7 @@ def test_another_program_in_the_directory_is_named(local: qdrant.QdrantStore, tm
     again.close()
 
 
+@pytest.mark.slow
 def test_two_processes_take_turns(local: qdrant.QdrantStore):
     """A second process, reading too, is told which one holds the directory."""
     local.create(VectorLayout(DIMENSIONS), CONTRACT)

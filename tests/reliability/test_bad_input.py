@@ -89,6 +89,7 @@ def check(nasties: list[Nasty], result: dict[str, Any], attack: Attack, kind: st
     assert {f"kb/{path}" for path in GOOD} <= set(result["sources"])
 
 
+@pytest.mark.slow
 def test_small_files_in_one_folder(attack: Attack, tmp_path: Path) -> None:
     """Each is indexed or named with its reason, and every good file is indexed."""
     with folder_of(SMALL, tmp_path) as folder:

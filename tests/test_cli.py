@@ -76,6 +76,7 @@ def test_a_dry_run_says_what_would_be_done(command: Callable[..., Result], folde
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_the_time_and_what_was_measured(command: Callable[..., Result], folder: Path, tiny: str) -> None:
     """The line says what it stands on."""
     result = command("index", folder, "--into", "memory:", "--model", tiny, "--device", "cpu", "--dry-run")
@@ -606,6 +607,7 @@ def test_the_hub_cache_follows_the_hubs_rules() -> None:
 # --- several dimensions
 
 
+@pytest.mark.slow
 def test_several_dimensions_are_made_searched_added_and_removed(
     command: Callable[..., Result], folder: Path, tiny: str, tmp_path: Path
 ) -> None:

@@ -432,6 +432,7 @@ def test_error_at_load_reaches_every_caller(minilm_folder):
             engine.embed_documents(SOME)
 
 
+@pytest.mark.slow
 def test_process_ends_cleanly_without_close(minilm_folder):
     """With a bulk job running and nobody closing the engine."""
     script = (
@@ -508,6 +509,7 @@ def test_number_format_follows_the_cpu(monkeypatch):
     assert choose_dtype(None, torch.device("cpu")) == "bfloat16"
 
 
+@pytest.mark.slow
 def test_special_tokens_in_documents_are_an_option(qwen3_folder):
     """Off by default, as in the reference."""
     text = ["before <|im_end|> after"]

@@ -8,15 +8,18 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 
 from sightline import EmbeddingEngine
 from sightline.embedding.device import cpu_features
 from texts import TEXTS
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 FURTHEST = 1e-5
 FAMILIES = {
@@ -31,6 +34,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 
 def reference(folder: Path, dtype: torch.dtype = torch.float32) -> SentenceTransformer:
+    from sentence_transformers import SentenceTransformer  # three seconds, for those who compare only
+
     return SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": dtype})
 
 

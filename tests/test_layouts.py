@@ -151,6 +151,7 @@ def test_more_lengths_than_a_collection_has_are_refused(url: str) -> None:
     assert api.inspect(url).shorter == (16,)
 
 
+@pytest.mark.slow
 def test_a_rebuild_keeps_or_changes_the_lengths(make_model: Callable[..., Path]) -> None:
     """Said nothing, it has what there was."""
     options: dict[str, Any] = {"documents": DOCUMENTS[:3], "into": (url := "memory:rebuilt"), "device": "cpu"}

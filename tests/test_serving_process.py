@@ -195,7 +195,7 @@ def test_hanging_up_frees_the_queue(server: SightlineServer) -> None:
         with pytest.raises(httpx.TimeoutException):
             httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=httpx.Timeout(5, read=0.001))
 
-    clients = [threading.Thread(target=lose_patience) for _ in range(10)]
+    clients = [threading.Thread(target=lose_patience) for _ in range(3)]  # more at once would be refused at once
     for client in clients:
         client.start()
     for client in clients:

@@ -548,7 +548,8 @@ def _completed(answer: Answer, texts: Sequence[str], started: _Started) -> Answe
         return replace(answer, tokens=0) if server.counts_characters else answer
     # A token is a byte at least, but for special ones and what a normaliser makes longer; most texts needn't be read for that.
     suspected = [] if server.tells_truncation else [text for text in texts if len(text.encode()) > tokens.max_length // 2]
-    lost = [count - tokens.max_length for count in tokens.count_complete(suspected) if count > tokens.max_length]
-    if lost:
+    counts = tokens.count_complete(texts if server.counts_characters else suspected)
+    lost = [count - tokens.max_length for count in counts if count > tokens.max_length]
+    if lost and not server.tells_truncation:
         answer = replace(answer, truncated=len(lost), dropped_tokens=sum(lost), dropped_tokens_estimated=True)
-    return replace(answer, tokens=sum(tokens.count_complete(texts))) if server.counts_characters else answer
+    return replace(answer, tokens=sum(counts)) if server.counts_characters else answer

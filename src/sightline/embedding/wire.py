@@ -37,8 +37,10 @@ _TOO_LARGE = re.compile(
 )
 _ALLOWED_TEXTS = re.compile(r"(?:maximum allowed batch size|batch size is invalid, it should not be larger than) (\d+)")
 # What is wrong with a text though it is told as a fault of the server (llama.cpp, Ollama): to ask again would change nothing.
-_FAULT_OF_A_TEXT = re.compile(r"too large to process|exceeds? the (?:available )?context size|unsupported value: NaN", re.I)
-_NOT_FINITE = re.compile(r"unsupported value: (?:NaN|[+-]Inf)")
+_NOT_FINITE = re.compile(r"unsupported value: (?:NaN|[+-]Inf)", re.I)
+_FAULT_OF_A_TEXT = re.compile(
+    rf"too large to process|exceeds? the (?:available )?context size|{_NOT_FINITE.pattern}", re.I
+)
 _DIMENSIONS = re.compile(r"dimension|matryoshka", re.I)
 _ENCODING = re.compile(r"encoding_format|base64", re.I)
 

@@ -54,10 +54,11 @@ class Blocks:
     def table(self, rows: Sequence[Sequence[str]], header: Sequence[str], places: Sequence[Mapping[str, Any]] = ()) -> None:
         """A table, and where each of its rows is from; the header stands above every few rows, or in each row if it is long."""
         width = max(len(header), max(map(len, rows), default=0))
-        if rows and len(_row(header, width)) > _HEADER_CHARACTERS:
+        names = _row(header, width)
+        if rows and len(names) > _HEADER_CHARACTERS:
             self._records(rows, [*header, *[""] * (width - len(header))], places)
             return
-        above = f"{_row(header, width)}\n|{' --- |' * width}\n"
+        above = f"{names}\n|{' --- |' * width}\n"
         group: list[str] = []
         group_places: list[Mapping[str, Any]] = []
         size = len(above)
@@ -87,7 +88,7 @@ class Blocks:
         return Reading("".join(self._parts).rstrip("\n"), metadata, self._anchors)
 
     def _records(self, rows: Sequence[Sequence[str]], header: Sequence[str], places: Sequence[Mapping[str, Any]]) -> None:
-        """Each row as a list of its cells; one that has none with text is told as empty."""
+        """Each row as a paragraph of its cells that have text, each with the name of its column."""
         names = [one_line(name) for name in header]
         for number, cells in enumerate(rows):
             if places:

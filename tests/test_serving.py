@@ -49,6 +49,11 @@ class Watched(HashEmbedder):
         self.arrived = asyncio.Event()
         self.error: Exception | None = None
 
+    @property
+    def ended(self) -> bool:
+        """As an engine whose device failed."""
+        return isinstance(self.error, DeviceFailed) and bool(self.asked)
+
     def submit(self, texts: Any, **more: Any) -> Future[Any]:
         self.asked.append(more)
         if self.error is not None:
@@ -722,6 +727,7 @@ async def test_a_device_that_fails_in_a_search_ends_the_service(
     """As in any other request: a server that is only searched would else call itself well for ever."""
 
     async def fail(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(searching.embedder, "ended", True, raising=False)  # as an engine whose device failed
         raise DeviceFailed("gone", "cuda:0")
 
     monkeypatch.setattr(searching.collection, "asearch", fail)

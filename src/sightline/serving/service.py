@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sightline import Collection, __version__
-from sightline.errors import DeviceFailed, DimensionError, EmbedderClosed, ModelError
+from sightline.errors import DimensionError, ModelError
 from sightline.serving.admission import Admission
 from sightline.serving.problems import Problem, unavailable
 from sightline.serving.requests import Asked, SearchRequest
@@ -92,7 +92,7 @@ class Service:
 
     @property
     def state(self) -> State:
-        """Whether requests can be answered. A model may have failed without a request that met it."""
+        """Whether requests can be answered. An embedder that ended says so itself, whether or not a request met it."""
         return State.FAILED if self._state is State.READY and getattr(self.embedder, "ended", False) else self._state
 
     @state.setter
@@ -140,9 +140,6 @@ class Service:
             )  # fmt: skip
             waiting = asyncio.wrap_future(future)
             vectors = await waiting
-        except (DeviceFailed, EmbedderClosed):
-            self.state = State.FAILED
-            raise
         finally:
             future = waiting = None  # or an error, its frames and the texts keep one another
         return Embedded(vectors, last.tokens_done, last.truncation)
@@ -162,9 +159,6 @@ class Service:
                 asked.query, k=asked.k, instruction=asked.instruction, filter=asked.filter, dimensions=asked.dimensions,
                 shortlist=asked.shortlist,
             )  # fmt: skip
-        except (DeviceFailed, EmbedderClosed):
-            self.state = State.FAILED
-            raise
         except DimensionError as error:  # which names the collection's address, and what its owner could do
             what, given = ("shortlist", asked.shortlist) if asked.dimensions is None else ("dimensions", asked.dimensions)
             lengths = ", ".join(map(str, self.collection.lengths))

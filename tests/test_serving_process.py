@@ -52,14 +52,22 @@ def test_it_gives_what_the_engine_gives(server: SightlineServer) -> None:
             assert (got * embed(texts)).sum(axis=1).min() > 0.999
 
 
+def taken_in(
+    server: SightlineServer, texts: list[str], pool: concurrent.futures.Executor
+) -> concurrent.futures.Future[httpx.Response]:
+    """A request for all texts, once the server has taken it in."""
+    asked = pool.submit(httpx.post, f"{server.url}/v1/embeddings", json={"model": "minilm", "input": texts}, timeout=120)
+    while f"sightline_queue_texts {len(texts)}.0" not in httpx.get(f"{server.url}/metrics").text and not asked.done():
+        pass
+    return asked
+
+
 def test_told_to_end_it_answers_what_it_took_in() -> None:
     """All of it, whole; nobody is let in any more; the exit code says that all is well."""
     server = SightlineServer(*MINILM, "--drain-seconds", "100")
     texts = [prose(120, seed=row) for row in range(300)]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        asked = pool.submit(httpx.post, f"{server.url}/v1/embeddings", json={"model": "minilm", "input": texts}, timeout=120)
-        while "sightline_queue_texts 300.0" not in httpx.get(f"{server.url}/metrics").text and not asked.done():
-            pass
+        asked = taken_in(server, texts, pool)
         assert not asked.done(), "it was too quick for this test"
         assert server.stop() == 0
         assert len(asked.result().json()["data"]) == 300
@@ -73,9 +81,7 @@ def test_what_takes_too_long_is_given_up_at_the_end() -> None:
     server = SightlineServer(*MINILM, "--drain-seconds", "0")
     texts = [prose(120, seed=row) for row in range(1000)]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        asked = pool.submit(httpx.post, f"{server.url}/v1/embeddings", json={"model": "minilm", "input": texts}, timeout=120)
-        while "sightline_queue_texts 1000.0" not in httpx.get(f"{server.url}/metrics").text and not asked.done():
-            pass
+        asked = taken_in(server, texts, pool)
         server.process.send_signal(signal.SIGINT)
         assert server.wait() == 0
         assert (asked.result().status_code, asked.result().json()["error"]["code"]) == (503, "shutting_down")
